@@ -23,6 +23,12 @@ pub struct Directives {
     pub check: Option<Spanned<String>>,
 }
 
+impl Default for Directives {
+    fn default() -> Self {
+        Self { syntax: None, escape: '\\', check: None }
+    }
+}
+
 /// One instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instruction {
@@ -118,8 +124,11 @@ pub struct Heredoc {
     pub expand: bool,
     /// The digits before `<<`, 0 when none.
     pub fd: u32,
-    /// The body with its final newline.
+    /// The body with its final newline; with `<<-` its leading tabs are gone.
     pub content: String,
+    /// The body as written. A `RUN` that hands its heredocs on to the shell, and the text of an `ONBUILD`
+    /// trigger, are made from it; so is the test for `#!`.
+    pub raw: String,
     /// The body's place.
     pub span: Span,
 }
