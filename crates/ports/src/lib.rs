@@ -1,1 +1,25 @@
-//! placeholder
+//! The few traits through which the engine and the exporters touch the world, as plain data and blocking
+//! calls: whoever calls them does so from a thread that may wait. Adapters implement them; nothing here does
+//! IO. Every method may be called from several threads at once.
+
+mod blob;
+mod cache;
+mod cancel;
+mod error;
+mod executor;
+mod layer;
+mod sources;
+mod view;
+
+pub use blob::{BlobReader, BlobStore, BlobWriter};
+pub use cache::{
+    Alternative, CacheIndex, ImageRecord, KeyId, KeyQuery, LayerBlob, LayerRow, NewRecord, Record, RecordKind, RemoteBlob,
+};
+pub use cancel::{CancelGuard, CancelToken};
+pub use error::{ErrorKind, PortError, Result};
+pub use executor::{
+    ExecMount, ExecOutcome, ExecRequest, Executor, MountSource, OverlayDirs, Progress, SecretBytes, SilentProgress, Stream,
+};
+pub use layer::{ActiveLayer, CacheMount, CommittedLayer, FileInput, LayerId, ParseLayerIdError, Snapshot, Snapshots};
+pub use sources::{Clock, ImageRequest, ImageSelector, ResolveMode, ResolvedImage, ResolvedLayer, Secrets, Sources, Timestamp};
+pub use view::View;

@@ -1,0 +1,130 @@
+//! Bringing things in: images, local directories, files from the web, secrets, the time.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rbuild_digest::Digest;
+use rbuild_graph::{HttpSource, LocalSource};
+use rbuild_oci::{Descriptor, ImageConfig, Platform, Reference};
+
+use crate::{CancelToken, Progress, RemoteBlob, Result, SecretBytes, View};
+
+/// Nanoseconds since 1970.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Timestamp(pub i64);
+
+/// The time.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+}
+
+/// Which image.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum ImageSelector {
+    /// From a registry.
+    Registry(Reference),
+    /// From an OCI layout directory: a tag of its index, or a digest.
+    OciLayout {
+        /// The directory.
+        path: PathBuf,
+        /// `org.opencontainers.image.ref.name`; none is `latest`, or the only one.
+        tag: Option<String>,
+        /// A manifest or index by digest.
+        digest: Option<Digest>,
+    },
+}
+
+/// Which image for which platform.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ImageRequest {
+    /// Which.
+    pub image: ImageSelector,
+    /// For which platform.
+    pub platform: Platform,
+}
+
+/// Whether to ask the registry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ResolveMode {
+    /// Ask; blobs already here are not fetched again. An image of this name in the own store comes first.
+    Default,
+    /// Always ask the registry (`--pull`).
+    Pull,
+}
+
+/// An image's documents; its layers stay where they are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResolvedImage {
+    /// What the reference resolved to: the index for multi-platform images.
+    pub digest: Digest,
+    /// The platform's manifest.
+    pub manifest: Digest,
+    /// The platform that was found.
+    pub platform: Platform,
+    /// The image config.
+    pub config: ImageConfig,
+    /// Layers from the bottom up.
+    pub layers: Vec<ResolvedLayer>,
+}
+
+/// A layer of a resolved image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResolvedLayer {
+    /// Of the uncompressed tar.
+    pub diff_id: Digest,
+    /// Where to fetch it.
+    pub remote: RemoteBlob,
+}
+
+/// Where things come from.
+pub trait Sources: Send + Sync {
+    /// Reads an image's documents.
+    ///
+    /// # Errors
+    /// `NotFound`, `Auth`, `Network` with host and cause, `Invalid` when it has no such platform, `Corrupt`.
+    fn resolve_image(&self, request: &ImageRequest, mode: ResolveMode, cancel: &CancelToken) -> Result<ResolvedImage>;
+
+    /// Opens a blob where it lies. The caller verifies size and digest. Broken transfers are resumed inside.
+    ///
+    /// # Errors
+    /// `NotFound`, `Auth`, `Network`.
+    fn fetch_blob(&self, blob: &RemoteBlob, cancel: &CancelToken) -> Result<Box<dyn Read + Send>>;
+
+    /// The local directory of `source.name`, filtered as it says, read in place.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such directory.
+    fn local(&self, source: &LocalSource, cancel: &CancelToken) -> Result<Arc<dyn View>>;
+
+    /// A downloaded file as a tree that holds just it, and the digest of its content.
+    ///
+    /// # Errors
+    /// `NotFound`, `Network`, `Corrupt` when it is not what was pinned.
+    fn http(&self, source: &HttpSource, progress: &dyn Progress, cancel: &CancelToken) -> Result<(Arc<dyn View>, Digest)>;
+}
+
+/// What the user lends to steps. Values never leave this port but into the sandbox.
+pub trait Secrets: Send + Sync {
+    /// The secret `id`, or `None` when the user gave none.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn secret(&self, id: &str) -> Result<Option<SecretBytes>>;
+
+    /// The socket of the ssh agent `id`, or `None` when the user gave none.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    fn ssh_agent(&self, id: &str) -> Result<Option<PathBuf>>;
+}
+
+/// For descriptors of layers whose diff id is known.
+impl ResolvedImage {
+    /// Descriptors of the layers, from the bottom up.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<&Descriptor> {
+        self.layers.iter().map(|layer| &layer.remote.descriptor).collect()
+    }
+}

@@ -1,0 +1,61 @@
+//! Reading a tree that somebody else stores: a snapshot, or the local context in place.
+
+use std::fs::File;
+
+use rbuild_digest::Digest;
+use rbuild_tree::{Entry, RelPath};
+
+use crate::Result;
+
+/// A file tree for reading. Symbolic links are never followed here: callers resolve them inside the tree.
+/// Only what the tree is meant to show is visible (ignore patterns, whiteouts are applied).
+pub trait View: Send + Sync {
+    /// The entry at `path`; the empty path is the root. `None` when there is none.
+    ///
+    /// # Errors
+    /// If the tree cannot be read.
+    fn lookup(&self, path: &RelPath) -> Result<Option<Entry>>;
+
+    /// The names in the directory at `path`, sorted by bytes.
+    ///
+    /// # Errors
+    /// `NotFound` when it is no directory; otherwise if the tree cannot be read.
+    fn children(&self, path: &RelPath) -> Result<Vec<Vec<u8>>>;
+
+    /// Opens the regular file at `path`.
+    ///
+    /// # Errors
+    /// `NotFound` when it is no regular file; otherwise if it cannot be opened.
+    fn open(&self, path: &RelPath) -> Result<File>;
+
+    /// BuildKit's content digest of one entry that is no directory (`contenthash` header and content), as stored
+    /// or computed now. Views of a local context remember it, and use owner 0:0.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn entry_digest(&self, path: &RelPath) -> Result<Digest>;
+
+    /// Digests of many entries, in order; implementations read in parallel.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    fn entry_digests(&self, paths: &[RelPath]) -> Result<Vec<Digest>> {
+        paths.iter().map(|path| self.entry_digest(path)).collect()
+    }
+
+    /// Whether it is a local context, whose root header BuildKit hashes as the empty string.
+    fn is_local(&self) -> bool {
+        false
+    }
+
+    /// Called after the file at `path` was copied: `size` bytes were read, and the open file's mtime afterwards was
+    /// `mtime_nanos` since 1970. An error when that is not what `entry_digest` was computed from: the file changed
+    /// under the build.
+    ///
+    /// # Errors
+    /// `Invalid` when the file changed meanwhile.
+    fn verify_copied(&self, path: &RelPath, size: u64, mtime_nanos: i128) -> Result<()> {
+        let _ = (path, size, mtime_nanos);
+        Ok(())
+    }
+}
