@@ -2,8 +2,21 @@
 //! differences, ignore patterns and globs, and BuildKit's content hash. Pure over `Read` and `Write`: it opens no
 //! file, reads no clock and knows no layer formats beyond plain tar. Decisions are recorded in `SEMANTICS.md`.
 
+mod dump;
 mod entry;
 mod path;
+mod tar_format;
+mod tar_pax;
+mod tar_read;
+mod tar_sparse;
+mod tar_write;
 
+#[cfg(test)]
+mod tests;
+
+pub use dump::dump_entry;
 pub use entry::{Entry, Kind, Time, Xattrs};
 pub use path::{PathError, RelPath};
+pub use tar_read::{Content, Data, Limits, Problem, TarItem, TarReadError, TarReader};
+pub use tar_sparse::Region;
+pub use tar_write::{TarWriteError, TarWriter};
