@@ -2,7 +2,18 @@
 //! is in the list beside it. Pure: reads no file, no environment, no clock. Knows nothing of stages or images.
 
 mod ast;
+mod codes;
+mod context;
+mod directive;
 mod dump;
+mod flags;
+mod heredoc;
+mod instr;
+mod json;
+mod logical;
+mod parse;
+mod pattern;
+mod text;
 mod words;
 
 use rbuild_diag::{Diagnostic, SourceFile};
@@ -11,7 +22,10 @@ pub use ast::{
     ArgDecl, Command, CopyInstr, CopySource, Directives, Dockerfile, FromInstr, HealthcheckInstr, Heredoc,
     Instruction, InstructionKind, KeyValue, KeyValues, MountField, MountFlag, OnbuildInstr, RunInstr, Word,
 };
+pub use codes::CODES;
+pub use directive::{Syntax, detect_syntax};
 pub use dump::{dump, dump_instruction};
+pub use parse::{parse, parse_instruction};
 pub use words::{ExpandError, Expanded, expand_heredoc, expand_step_name, expand_word, expand_words};
 
 /// A parsed file and everything that is wrong with it.
@@ -19,7 +33,8 @@ pub use words::{ExpandError, Expanded, expand_heredoc, expand_step_name, expand_
 pub struct Parsed {
     /// The tree; instructions that could not be understood are `Invalid`.
     pub file: Dockerfile,
-    /// In the order of the text. Errors have codes `RB10xx`; warnings are lint rules under their names.
+    /// In the order of the text. Errors have codes `RB10xx`; warnings are lint rules under their names, the
+    /// experimental `InvalidDefinitionDescription` among them, and errors that wait in an `ONBUILD` trigger.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -32,34 +47,4 @@ pub struct ParsedInstruction {
     pub instruction: Instruction,
     /// As in [`Parsed`].
     pub diagnostics: Vec<Diagnostic>,
-}
-
-/// Parses a whole Dockerfile.
-#[must_use]
-pub fn parse(source: &SourceFile) -> Parsed {
-    let _ = source;
-    Parsed {
-        file: Dockerfile {
-            directives: Directives { syntax: None, escape: '\\', check: None },
-            instructions: vec![],
-        },
-        diagnostics: vec![],
-    }
-}
-
-/// Parses the text of one instruction, such as an `ONBUILD` trigger from an image's config.
-#[must_use]
-pub fn parse_instruction(text: &str, escape: char) -> ParsedInstruction {
-    let _ = escape;
-    ParsedInstruction {
-        source: SourceFile::new("ONBUILD trigger", text),
-        instruction: Instruction {
-            keyword: Word::default(),
-            span: rbuild_diag::Span::default(),
-            original: text.to_owned(),
-            comments: vec![],
-            kind: InstructionKind::Invalid,
-        },
-        diagnostics: vec![],
-    }
 }

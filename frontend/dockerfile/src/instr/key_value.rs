@@ -1,0 +1,120 @@
+//! `ENV` and `LABEL`: `key=value …`, or `key the rest of the line`. Also the words that `ARG` shares with them.
+
+use super::{Head, needs_arguments, no_flags};
+use crate::context::Context;
+use crate::text::{Mapped, Slice, is_blank};
+use crate::{KeyValue, KeyValues, codes};
+
+pub(super) fn parse(cx: &mut Context<'_>, head: &Head<'_>, name: &'static str) -> Option<KeyValues> {
+    no_flags(cx, head);
+    let words = quoted_words(head.rest, cx.escape);
+    let Some(first) = words.first() else {
+        needs_arguments(cx, head, name);
+        return None;
+    };
+    if !first.text().contains('=') {
+        return legacy(cx, head, name);
+    }
+    let pairs = words.iter().filter_map(|word| pair(cx, word.slice(), name)).collect();
+    Some(KeyValues { pairs, legacy: false })
+}
+
+fn pair(cx: &mut Context<'_>, word: Slice<'_>, name: &str) -> Option<KeyValue> {
+    let Some((key, value)) = word.split_once('=') else {
+        let message = format!(
+            "Syntax error - can't find = in \"{}\". Must be of the form: name=value",
+            word.text().escape_debug()
+        );
+        let diagnostic = cx.diagnostic(codes::NO_EQUALS_SIGN, word.span(), message);
+        cx.report_form(diagnostic.help("put quotes around a value with blanks in it"));
+        return None;
+    };
+    if key.text().is_empty() {
+        cx.error(codes::BLANK_NAME, word.span(), format!("{name} names can not be blank"));
+        return None;
+    }
+    Some(KeyValue { key: key.word(), value: value.word() })
+}
+
+fn legacy(cx: &mut Context<'_>, head: &Head<'_>, name: &str) -> Option<KeyValues> {
+    let text = head.rest.text();
+    let Some(end) = text.find(is_blank) else {
+        let diagnostic =
+            cx.diagnostic(codes::NO_VALUE, head.rest.span(), format!("{name} must have two arguments"));
+        cx.report_form(diagnostic.help(format!("write {name} {text}=value")));
+        return None;
+    };
+    let key = head.rest.sub(0..end);
+    let after = head.rest.from(end);
+    let blanks = after.text().find(|c| !is_blank(c)).unwrap_or(0);
+    let message =
+        format!("\"{name} key=value\" should be used instead of legacy \"{name} key value\" format");
+    cx.lint(
+        codes::LEGACY_KEY_VALUE_FORMAT,
+        head.span(),
+        message,
+        &format!("write {name} {}=\"…\"", key.text()),
+    );
+    let pair = KeyValue { key: key.word(), value: after.from(blanks).word() };
+    Some(KeyValues { pairs: vec![pair], legacy: true })
+}
+
+/// Words between white space that is neither quoted nor escaped. Quotes and escapes stay in them, but for an
+/// escape character at the very end.
+pub(super) fn quoted_words(text: Slice<'_>, escape: char) -> Vec<Mapped> {
+    let mut words = Vec::new();
+    let mut word = Mapped::default();
+    let mut quote = None;
+    let mut chars = text.text().char_indices();
+    while let Some((at, c)) = chars.next() {
+        if quote.is_none() && c.is_whitespace() {
+            if !word.text().is_empty() {
+                words.push(std::mem::take(&mut word));
+            }
+            continue;
+        }
+        match quote {
+            None if c == '\'' || c == '"' => quote = Some(c),
+            Some(open) if c == open => quote = None,
+            _ => {}
+        }
+        if c == escape && quote != Some('\'') {
+            let Some((next_at, next)) = chars.next() else { break };
+            word.push(c, text.source_offset(at));
+            word.push(next, text.source_offset(next_at));
+        } else {
+            word.push(c, text.source_offset(at));
+        }
+    }
+    if !word.text().is_empty() {
+        words.push(word);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::OffsetMap;
+
+    #[test]
+    fn words_keep_quotes_and_escapes() {
+        let map = OffsetMap::from_one(0);
+        for (line, escape, expected) in [
+            ("a=b c=d", '\\', vec!["a=b", "c=d"]),
+            ("a=\"b c\" d='e f'g", '\\', vec!["a=\"b c\"", "d='e f'g"]),
+            ("a=b\\ c d", '\\', vec!["a=b\\ c", "d"]),
+            ("a=\"b\\\" c\" d", '\\', vec!["a=\"b\\\" c\"", "d"]),
+            ("a='b\\' c", '\\', vec!["a='b\\'", "c"]),
+            ("a=b\\", '\\', vec!["a=b"]),
+            ("a=\"b\\", '\\', vec!["a=\"b"]),
+            ("a=\"b c", '\\', vec!["a=\"b c"]),
+            ("a=c:\\ b` c", '`', vec!["a=c:\\", "b` c"]),
+            ("\\", '\\', vec![]),
+            ("a\u{a0}b", '\\', vec!["a", "b"]),
+        ] {
+            let words = quoted_words(Slice::new(line, &map), escape);
+            assert_eq!(words.iter().map(Mapped::text).collect::<Vec<_>>(), expected, "{line}");
+        }
+    }
+}
