@@ -94,6 +94,10 @@ impl PortError {
 }
 
 fn kind_of(error: &io::Error) -> ErrorKind {
+    // Readers and writers of the ports carry their own error inside the system's.
+    if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<PortError>()) {
+        return inner.kind;
+    }
     match error.kind() {
         io::ErrorKind::NotFound => ErrorKind::NotFound,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => ErrorKind::NoSpace,

@@ -1,1 +1,22 @@
-//! placeholder
+//! The store's directory and its blobs: layout, format number, leases, the lock that garbage collection takes,
+//! scratch directories of processes, and blobs by content. Knows nothing of layers' content, of keys or of records.
+//! Layout, rules and the crash argument: `FORMAT.md` beside this crate.
+
+mod blobs;
+mod boot;
+mod fs;
+mod gate;
+mod lease;
+mod reader;
+mod root;
+mod scratch;
+mod unsynced;
+mod writer;
+
+pub use blobs::{BlobInfo, Store};
+pub use boot::BootId;
+pub use gate::{Exclusive, Shared};
+pub use lease::{Pin, Pins};
+pub use root::{FORMAT, Root};
+pub use scratch::Scratch;
+pub use unsynced::SyncMark;
