@@ -1,1 +1,13 @@
-//! placeholder
+//! Where builds take things from: registries, OCI layouts, local directories read in place, files from the web; and
+//! the registry client that exporters push with. Implements the `Sources` port. Reads no environment: options carry
+//! everything. Knows nothing of Dockerfiles, steps or caches of results.
+
+mod registry;
+mod sources;
+
+pub use registry::{
+    Anonymous, BlobStream, Credential, CredentialSource, DockerConfig, HostOptions, Limits, MAX_CONFIG,
+    MAX_MANIFEST, ProxyOptions, RawDocument, Registry, RegistryOptions, Repository, Resolved, TokenRequest,
+    TrustOptions, into_port_error,
+};
+pub use sources::{HostSources, SourceOptions};

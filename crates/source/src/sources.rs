@@ -1,0 +1,94 @@
+//! The `Sources` port on this machine. One value serves one build: what a tag resolved to is remembered for its life,
+//! so a build never sees two answers. The registry client behind it may be shared by many builds.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rbuild_digest::Digest;
+use rbuild_graph::{HttpSource, LocalSource};
+use rbuild_ports::{
+    CancelToken, ErrorKind, ImageRequest, PortError, Progress, RemoteBlob, ResolveMode, ResolvedImage,
+    Result, Sources, View,
+};
+
+use crate::registry::Registry;
+
+/// What a build's sources are made from.
+#[derive(Clone)]
+pub struct SourceOptions {
+    /// A directory of rbuild's own for what is remembered between builds: `statcache/`, `images-meta/`, `http/`. All of it
+    /// may be deleted at any time. `None` remembers nothing.
+    pub state: Option<PathBuf>,
+    /// Local directories by context name: `context`, and named contexts.
+    pub contexts: BTreeMap<String, PathBuf>,
+    /// The registry client.
+    pub registry: Registry,
+    /// When a registry cannot be reached, go on with what its tag was when it was last asked (never for `--pull`).
+    pub offline_ok: bool,
+    /// The largest file that is downloaded from the web.
+    pub max_download: u64,
+    /// Told what the user should know: a registry that could not be reached.
+    pub warn: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+impl SourceOptions {
+    /// Remembers in `state`, asks registries with `registry`, says nothing.
+    #[must_use]
+    pub fn new(state: Option<PathBuf>, registry: Registry) -> Self {
+        Self {
+            state,
+            contexts: BTreeMap::new(),
+            registry,
+            offline_ok: true,
+            max_download: 64 << 30,
+            warn: Arc::new(|_| {}),
+        }
+    }
+}
+
+/// The sources of one build.
+pub struct HostSources {
+    options: SourceOptions,
+}
+
+impl HostSources {
+    /// Sources for one build. Nothing is read or connected yet.
+    #[must_use]
+    pub fn new(options: SourceOptions) -> Self {
+        Self { options }
+    }
+}
+
+impl Sources for HostSources {
+    fn resolve_image(
+        &self,
+        request: &ImageRequest,
+        mode: ResolveMode,
+        cancel: &CancelToken,
+    ) -> Result<ResolvedImage> {
+        let _ = (request, mode, cancel, &self.options);
+        Err(PortError::new(ErrorKind::Unsupported, "not complete in this revision"))
+    }
+
+    fn fetch_blob(&self, blob: &RemoteBlob, cancel: &CancelToken) -> Result<Box<dyn Read + Send>> {
+        let _ = (blob, cancel);
+        Err(PortError::new(ErrorKind::Unsupported, "not complete in this revision"))
+    }
+
+    fn local(&self, source: &LocalSource, cancel: &CancelToken) -> Result<Arc<dyn View>> {
+        let _ = (source, cancel);
+        Err(PortError::new(ErrorKind::Unsupported, "not complete in this revision"))
+    }
+
+    fn http(
+        &self,
+        source: &HttpSource,
+        progress: &dyn Progress,
+        cancel: &CancelToken,
+    ) -> Result<(Arc<dyn View>, Digest)> {
+        let _ = (source, progress, cancel);
+        Err(PortError::new(ErrorKind::Unsupported, "not complete in this revision"))
+    }
+}
