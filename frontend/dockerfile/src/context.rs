@@ -44,9 +44,15 @@ impl<'s> Context<'s> {
         self.diagnostics.push(diagnostic);
     }
 
-    /// An error without more to say.
-    pub(crate) fn error(&mut self, code: &'static str, span: Span, message: impl Into<String>) {
-        let diagnostic = self.diagnostic(code, span, message);
+    /// Reports an error with advice.
+    pub(crate) fn error(
+        &mut self,
+        code: &'static str,
+        span: Span,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let diagnostic = self.diagnostic(code, span, message).help(help);
         self.report(diagnostic);
     }
 

@@ -46,7 +46,7 @@ pub(crate) fn take(arguments: Slice<'_>, escape: char) -> (Vec<RawFlag>, Slice<'
 /// The first word, how many bytes it took, and whether it had quotes. The escape character works in both kinds
 /// of quotes; at the very end it vanishes.
 fn read_word(text: Slice<'_>, escape: char) -> (Mapped, usize, bool) {
-    let mut word = Mapped::default();
+    let mut word = Mapped::new(text.source_offset(0));
     let mut quote = None;
     let mut quoted = false;
     let mut chars = text.text().char_indices();
@@ -101,7 +101,8 @@ impl<'a> Flags<'a> {
                 continue;
             };
             if kind != Kind::List && flags.given.iter().any(|(given, _, _)| *given == known) {
-                cx.error(codes::DUPLICATE_FLAG, flag.span, format!("duplicate flag specified: --{known}"));
+                let message = format!("duplicate flag specified: --{known}");
+                cx.error(codes::DUPLICATE_FLAG, flag.span, message, "remove one of them");
                 continue;
             }
             match value {
@@ -112,13 +113,12 @@ impl<'a> Flags<'a> {
                     let message =
                         format!("expecting boolean value for flag --{known}, not: {}", value.text());
                     let help = format!("write --{known}, --{known}=true or --{known}=false");
-                    let diagnostic = cx.diagnostic(codes::FLAG_NOT_BOOLEAN, value.span(), message);
-                    cx.report(diagnostic.help(help));
+                    cx.error(codes::FLAG_NOT_BOOLEAN, value.span(), message, help);
                 }
                 _ => {
                     let message = format!("missing a value on flag: --{known}");
-                    let diagnostic = cx.diagnostic(codes::FLAG_WITHOUT_VALUE, flag.span, message);
-                    cx.report(diagnostic.help(format!("write --{known}=VALUE, with no blank around '='")));
+                    let help = format!("write --{known}=VALUE, with no blank around '='");
+                    cx.error(codes::FLAG_WITHOUT_VALUE, flag.span, message, help);
                 }
             }
         }

@@ -9,8 +9,8 @@ const MAX_DEPTH: usize = 10_000;
 /// What a text is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Json {
-    /// An array of strings.
-    Strings(Vec<String>),
+    /// An array of strings, with the places of its elements.
+    Strings(Vec<(String, Range<usize>)>),
     /// An array with something else in it, the first of these at this place.
     Other(Range<usize>),
     /// No valid array: the shell form.
@@ -48,7 +48,8 @@ impl Scanner<'_> {
                 self.blanks();
                 let start = self.at;
                 if self.peek() == Some(b'"') {
-                    strings.push(self.string()?);
+                    let string = self.string()?;
+                    strings.push((string, start..self.at));
                 } else {
                     self.value()?;
                     other.get_or_insert(start..self.at);
@@ -248,20 +249,24 @@ impl Scanner<'_> {
 mod tests {
     use super::*;
 
-    fn strings(items: &[&str]) -> Json {
-        Json::Strings(items.iter().map(|&s| s.to_owned()).collect())
+    fn strings(text: &str) -> Vec<String> {
+        match array(text) {
+            Json::Strings(strings) => strings.into_iter().map(|(string, _)| string).collect(),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn arrays_of_strings() {
-        assert_eq!(array("[]"), strings(&[]));
-        assert_eq!(array(" [ ] "), strings(&[]));
-        assert_eq!(array("[\"a\" ,\t\"b c\"]"), strings(&["a", "b c"]));
-        assert_eq!(array(r#"["\"\\\/\b\f\n\r\t\u00e9"]"#), strings(&["\"\\/\x08\x0c\n\r\té"]));
+        assert_eq!(strings("[]"), [""; 0]);
+        assert_eq!(strings(" [ ] "), [""; 0]);
         assert_eq!(
-            array(r#"["\ud83d\ude00\ud83dx\ude00\ud83d\u0041"]"#),
-            strings(&["😀\u{fffd}x\u{fffd}\u{fffd}A"])
+            array("[\"a\"  ,\"\"]"),
+            Json::Strings(vec![("a".to_owned(), 1..4), (String::new(), 7..9)])
         );
+        assert_eq!(strings("[\"a\" ,\t\"b c\"]"), ["a", "b c"]);
+        assert_eq!(strings(r#"["\"\\\/\b\f\n\r\t\u00e9"]"#), ["\"\\/\x08\x0c\n\r\té"]);
+        assert_eq!(strings(r#"["\ud83d\ude00\ud83dx\ude00\ud83d\u0041"]"#), ["😀\u{fffd}x\u{fffd}\u{fffd}A"]);
     }
 
     #[test]
@@ -330,7 +335,7 @@ mod tests {
             let ours = match array(&text) {
                 Json::No => None,
                 Json::Other(_) => Some(None),
-                Json::Strings(strings) => Some(Some(strings)),
+                Json::Strings(strings) => Some(Some(strings.into_iter().map(|(string, _)| string).collect())),
             };
             assert_eq!(ours, theirs, "{text}");
         }

@@ -16,6 +16,9 @@ mod pattern;
 mod text;
 mod words;
 
+#[cfg(test)]
+mod tests;
+
 use rbuild_diag::{Diagnostic, SourceFile};
 
 pub use ast::{

@@ -10,6 +10,9 @@ use crate::{
     Directives, Dockerfile, Heredoc, Instruction, InstructionKind, Parsed, ParsedInstruction, codes, heredoc,
 };
 
+/// What to do about nothing.
+const BEGIN: &str = "begin with FROM image";
+
 /// Parses a whole Dockerfile. Always returns a tree; what is wrong is in the list beside it, all of it at once.
 #[must_use]
 pub fn parse(source: &SourceFile) -> Parsed {
@@ -19,10 +22,9 @@ pub fn parse(source: &SourceFile) -> Parsed {
     let text = source.text();
     let span = Span::new(0, text.len());
     if text.is_empty() {
-        parser.cx.error(codes::EMPTY, span, "the Dockerfile cannot be empty");
+        parser.cx.error(codes::EMPTY, span, "the Dockerfile cannot be empty", BEGIN);
     } else if parser.instructions.is_empty() {
-        let diagnostic = parser.cx.diagnostic(codes::NO_INSTRUCTIONS, span, "file with no instructions");
-        parser.cx.report(diagnostic.help("a Dockerfile begins with FROM"));
+        parser.cx.error(codes::NO_INSTRUCTIONS, span, "file with no instructions", BEGIN);
     }
     let directives = Directives {
         syntax: directive::detect_syntax(text).map(|syntax| Spanned::new(syntax.cmdline, syntax.span)),
@@ -44,7 +46,8 @@ pub fn parse_instruction(text: &str, escape: char) -> ParsedInstruction {
     parser.run();
     if parser.instructions.len() != 1 {
         let message = format!("expected one instruction, found {}", parser.instructions.len());
-        parser.cx.error(codes::NOT_ONE_INSTRUCTION, Span::new(0, text.len()), message);
+        let help = "the image that holds this trigger is to be built anew";
+        parser.cx.error(codes::NOT_ONE_INSTRUCTION, Span::new(0, text.len()), message, help);
     }
     let instruction = parser.instructions.into_iter().next().unwrap_or_else(|| Instruction {
         keyword: Spanned::default(),
@@ -103,10 +106,8 @@ impl<'s> Parser<'s> {
         self.flush_unknown();
         for span in self.lines.take_too_long() {
             let message = format!("dockerfile line greater than max allowed size of {MAX_LINE}");
-            let diagnostic = self.cx.diagnostic(codes::LONG_LINE, Span { end: span.start, ..span }, message);
-            self.cx.report(
-                diagnostic.help("split it with a continuation, or move the text to a file and COPY it"),
-            );
+            let help = "split it with a continuation, or move the text to a file and COPY it";
+            self.cx.error(codes::LONG_LINE, Span { end: span.start, ..span }, message, help);
         }
     }
 
@@ -134,7 +135,7 @@ impl<'s> Parser<'s> {
         let span = Span::new(start, start + found.value.len());
         if seen.contains(&found.name) {
             let message = format!("only one {} parser directive can be used", found.name.text());
-            self.cx.error(codes::DUPLICATE_DIRECTIVE, line.span(), message);
+            self.cx.error(codes::DUPLICATE_DIRECTIVE, line.span(), message, "remove this line");
             return true;
         }
         seen.push(found.name);
@@ -144,8 +145,8 @@ impl<'s> Parser<'s> {
                 "`" => self.cx.escape = '`',
                 other => {
                     let message = format!("invalid escape token '{other}' does not match ` or \\");
-                    let diagnostic = self.cx.diagnostic(codes::INVALID_ESCAPE, span, message);
-                    self.cx.report(diagnostic.help("write # escape=` or # escape=\\"));
+                    let help = "write # escape=` or # escape=\\";
+                    self.cx.error(codes::INVALID_ESCAPE, span, message, help);
                 }
             }
         }
@@ -215,23 +216,29 @@ impl<'s> Parser<'s> {
     }
 
     fn unknown(&mut self, head: &Head<'_>) {
-        if self.unknown.first.is_some() {
-            self.unknown.more += 1;
-            return;
-        }
         let keyword = head.keyword;
         let message = format!("unknown instruction: {}", keyword.text());
-        let mut diagnostic = self.cx.diagnostic(codes::UNKNOWN_INSTRUCTION, keyword.span(), message);
-        diagnostic.help = instr::suggestion(keyword.text()).or_else(|| {
-            let escape = self.cx.escape;
-            if keyword.text().is_empty() {
-                return Some(format!("remove the {escape}: nothing follows it"));
+        let diagnostic = self.cx.diagnostic(codes::UNKNOWN_INSTRUCTION, keyword.span(), message);
+        if let Some(help) = instr::suggestion(keyword.text()) {
+            self.cx.report(diagnostic.help(help));
+        } else if self.unknown.first.is_some() {
+            self.unknown.more += 1;
+        } else {
+            self.unknown.first = Some(diagnostic.help(self.advice(keyword.text())));
+        }
+    }
+
+    /// What to do about a word that resembles no instruction.
+    fn advice(&self, keyword: &str) -> String {
+        let escape = self.cx.escape;
+        match self.instructions.last() {
+            _ if keyword.is_empty() => format!("remove the {escape}: nothing follows it"),
+            Some(above) => {
+                let name = above.keyword.value.to_uppercase();
+                format!("if this belongs to the {name} above, end the line before it with {escape}")
             }
-            let above = self.instructions.last()?;
-            let name = above.keyword.value.to_uppercase();
-            Some(format!("if this belongs to the {name} above, end the line before it with {escape}"))
-        });
-        self.unknown.first = Some(diagnostic);
+            None => BEGIN.to_owned(),
+        }
     }
 
     fn flush_unknown(&mut self) {

@@ -8,7 +8,7 @@ use rbuild_diag::{Span, Spanned};
 use crate::Word;
 
 /// From offsets in a derived text to offsets in the source: runs of bytes that were copied one to one.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct OffsetMap {
     /// Where a run begins, in the derived text and in the source. Sorted by both.
     runs: Vec<(usize, usize)>,
@@ -48,13 +48,18 @@ impl OffsetMap {
 }
 
 /// A derived text that owns its bytes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Mapped {
     text: String,
     map: OffsetMap,
 }
 
 impl Mapped {
+    /// Nothing yet, at `source`.
+    pub(crate) fn new(source: usize) -> Self {
+        Self { text: String::new(), map: OffsetMap::from_one(source) }
+    }
+
     /// Appends a character that was written at `source`.
     pub(crate) fn push(&mut self, c: char, source: usize) {
         self.map.push(self.text.len(), source);
@@ -153,7 +158,7 @@ mod tests {
 
     #[test]
     fn offsets_lead_back_over_gaps() {
-        let mut line = Mapped::default();
+        let mut line = Mapped::new(0);
         for (c, at) in [('a', 10), ('b', 11), ('é', 20), ('c', 22)] {
             line.push(c, at);
         }

@@ -4,7 +4,7 @@ use rbuild_diag::Spanned;
 
 use super::from::lint_description;
 use super::key_value::quoted_words;
-use super::{Head, needs_arguments};
+use super::{Head, form_of, needs_arguments};
 use crate::context::Context;
 use crate::{ArgDecl, InstructionKind, codes};
 
@@ -18,7 +18,7 @@ pub(super) fn parse(cx: &mut Context<'_>, head: &Head<'_>, comments: &[Spanned<S
             None => (word, None),
         };
         if name.text().is_empty() {
-            cx.error(codes::BLANK_NAME, word.span(), "ARG names can not be blank");
+            cx.error(codes::BLANK_NAME, word.span(), "ARG names can not be blank", form_of("ARG"));
             return InstructionKind::Invalid;
         }
         declarations.push(ArgDecl { name: name.word(), default });

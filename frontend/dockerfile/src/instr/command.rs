@@ -36,7 +36,10 @@ pub(super) fn parse_shell(cx: &mut Context<'_>, head: &Head<'_>) -> Option<Spann
 /// `None` when it is a JSON array of other things than strings. No command at all is an empty shell form.
 pub(super) fn read(cx: &mut Context<'_>, rest: Slice<'_>) -> Option<Command> {
     match json::array(rest.text()) {
-        json::Json::Strings(strings) => Some(Command::Exec(Spanned::new(strings, rest.span()))),
+        json::Json::Strings(strings) => {
+            let strings = strings.into_iter().map(|(string, _)| string).collect();
+            Some(Command::Exec(Spanned::new(strings, rest.span())))
+        }
         json::Json::No => Some(Command::Shell(rest.word())),
         json::Json::Other(place) => {
             not_strings(cx, rest.sub(place));

@@ -2,7 +2,7 @@
 
 use rbuild_diag::{Span, Spanned};
 
-use super::{Head, not_strings};
+use super::{Head, form_of, not_strings};
 use crate::context::Context;
 use crate::flags::{Flags, Kind, Table};
 use crate::heredoc::{Opener, in_word};
@@ -52,14 +52,13 @@ pub(super) fn parse(
         let message = format!(
             "{name} requires at least two arguments, but only one was provided. Destination could not be determined"
         );
-        let diagnostic = cx.diagnostic(codes::NO_DESTINATION, head.span(), message);
-        cx.report(diagnostic.help(format!("write {name} source… destination")));
+        cx.error(codes::NO_DESTINATION, head.span(), message, form_of(name));
         return InstructionKind::Invalid;
     };
     if let Ok(Some(opener)) = in_word(&dest.value) {
         let message = format!("{name} cannot accept a heredoc as a destination");
-        let diagnostic = cx.diagnostic(codes::HEREDOC_DESTINATION, dest.span, message);
-        cx.report(diagnostic.help(format!("write {name} <<{} destination", opener.name)));
+        let help = format!("write {name} <<{} destination", opener.name);
+        cx.error(codes::HEREDOC_DESTINATION, dest.span, message, help);
         return InstructionKind::Invalid;
     }
     let (sources, heredocs) = sources(words, heredocs);
@@ -90,7 +89,8 @@ pub(super) fn parse(
 pub(super) fn words(cx: &mut Context<'_>, rest: Slice<'_>) -> Option<Vec<Word>> {
     match json::array(rest.text()) {
         json::Json::Strings(strings) => {
-            Some(strings.into_iter().map(|s| Spanned::new(s, rest.span())).collect())
+            let word = |(string, place)| Spanned::new(string, rest.sub(place).span());
+            Some(strings.into_iter().map(word).collect())
         }
         json::Json::Other(place) => {
             not_strings(cx, rest.sub(place));

@@ -16,8 +16,8 @@ pub(super) fn parse(cx: &mut Context<'_>, head: &Head<'_>, comments: &[Spanned<S
     let is_as = words.get(1).is_some_and(|word| word.text().eq_ignore_ascii_case("as"));
     if words.len() != 1 && !(words.len() == 3 && is_as) {
         let message = "FROM requires either one or three arguments";
-        let diagnostic = cx.diagnostic(codes::FROM_ARGUMENTS, head.span(), message);
-        cx.report(diagnostic.help("write FROM image, or FROM image AS name"));
+        let help = "write FROM image, or FROM image AS name";
+        cx.error(codes::FROM_ARGUMENTS, head.span(), message, help);
     }
     let Some(base) = words.first() else { return InstructionKind::Invalid };
     lint_casing(cx, head, &words);

@@ -2,7 +2,7 @@
 
 use rbuild_diag::nearest;
 
-use super::{Head, command, needs_arguments};
+use super::{Head, command, form_of, needs_arguments};
 use crate::context::Context;
 use crate::flags::{Flags, Kind, Table};
 use crate::{Command, HealthcheckInstr, codes};
@@ -34,21 +34,24 @@ pub(super) fn parse(cx: &mut Context<'_>, head: &Head<'_>) -> Option<Healthcheck
         // Flags are dropped in silence here, as BuildKit does.
         if !is_empty {
             let message = "HEALTHCHECK NONE takes no arguments";
-            cx.error(codes::HEALTHCHECK_NONE_ARGUMENTS, rest.span(), message);
+            let help = "write HEALTHCHECK NONE alone, or HEALTHCHECK CMD command";
+            cx.error(codes::HEALTHCHECK_NONE_ARGUMENTS, rest.span(), message, help);
         }
         return Some(HealthcheckInstr::None);
     }
     let flags = Flags::check(cx, "HEALTHCHECK", &head.flags, FLAGS);
     if !kind.text().eq_ignore_ascii_case("CMD") {
-        let message = format!("Unknown type \"{}\" in HEALTHCHECK (try CMD)", kind.text().to_uppercase());
-        let diagnostic = cx.diagnostic(codes::HEALTHCHECK_TYPE, kind.span(), message);
-        let near = nearest(kind.text(), ["CMD", "NONE"]).unwrap_or("CMD");
-        cx.report(diagnostic.help(format!("write HEALTHCHECK {near}…")));
+        let message = format!("unknown type \"{}\" in HEALTHCHECK (try CMD)", kind.text().to_uppercase());
+        let help = match nearest(kind.text(), ["CMD", "NONE"]) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("write HEALTHCHECK CMD {text}"),
+        };
+        cx.error(codes::HEALTHCHECK_TYPE, kind.span(), message, help);
         return None;
     }
     if is_empty {
-        let message = "Missing command after HEALTHCHECK CMD";
-        cx.error(codes::HEALTHCHECK_NO_COMMAND, head.span(), message);
+        let message = "missing command after HEALTHCHECK CMD";
+        cx.error(codes::HEALTHCHECK_NO_COMMAND, head.span(), message, form_of("HEALTHCHECK"));
         return None;
     }
     Some(HealthcheckInstr::Cmd {

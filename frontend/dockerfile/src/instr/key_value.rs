@@ -1,6 +1,6 @@
 //! `ENV` and `LABEL`: `key=value …`, or `key the rest of the line`. Also the words that `ARG` shares with them.
 
-use super::{Head, needs_arguments, no_flags};
+use super::{Head, form_of, needs_arguments, no_flags};
 use crate::context::Context;
 use crate::text::{Mapped, Slice, is_blank};
 use crate::{KeyValue, KeyValues, codes};
@@ -30,7 +30,7 @@ fn pair(cx: &mut Context<'_>, word: Slice<'_>, name: &str) -> Option<KeyValue> {
         return None;
     };
     if key.text().is_empty() {
-        cx.error(codes::BLANK_NAME, word.span(), format!("{name} names can not be blank"));
+        cx.error(codes::BLANK_NAME, word.span(), format!("{name} names can not be blank"), form_of(name));
         return None;
     }
     Some(KeyValue { key: key.word(), value: value.word() })
@@ -63,13 +63,15 @@ fn legacy(cx: &mut Context<'_>, head: &Head<'_>, name: &str) -> Option<KeyValues
 /// escape character at the very end.
 pub(super) fn quoted_words(text: Slice<'_>, escape: char) -> Vec<Mapped> {
     let mut words = Vec::new();
-    let mut word = Mapped::default();
+    let mut word = Mapped::new(text.source_offset(0));
     let mut quote = None;
     let mut chars = text.text().char_indices();
     while let Some((at, c)) = chars.next() {
         if quote.is_none() && c.is_whitespace() {
-            if !word.text().is_empty() {
-                words.push(std::mem::take(&mut word));
+            let next = Mapped::new(text.source_offset(at + c.len_utf8()));
+            let done = std::mem::replace(&mut word, next);
+            if !done.text().is_empty() {
+                words.push(done);
             }
             continue;
         }

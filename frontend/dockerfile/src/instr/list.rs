@@ -24,7 +24,8 @@ pub(super) fn parse_volume(cx: &mut Context<'_>, head: &Head<'_>) -> Option<Vec<
     }
     let trimmed: Vec<Word> = words.into_iter().map(|word| word.map(|text| text.trim().to_owned())).collect();
     if let Some(empty) = trimmed.iter().find(|word| word.value.is_empty()) {
-        cx.error(codes::EMPTY_VOLUME, empty.span, "VOLUME specified can not be an empty string");
+        let message = "VOLUME specified can not be an empty string";
+        cx.error(codes::EMPTY_VOLUME, empty.span, message, "remove it, or write a path");
         return None;
     }
     Some(trimmed)

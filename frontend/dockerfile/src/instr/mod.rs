@@ -20,27 +20,38 @@ use crate::flags::{Flags, RawFlag, Table, take};
 use crate::text::{Slice, is_blank};
 use crate::{Heredoc, InstructionKind, codes, json};
 
-/// Every keyword, in the order in which suggestions prefer them.
-const KEYWORDS: [&str; 18] = [
-    "FROM",
-    "RUN",
-    "COPY",
-    "ADD",
-    "ENV",
-    "ARG",
-    "LABEL",
-    "WORKDIR",
-    "USER",
-    "EXPOSE",
-    "VOLUME",
-    "CMD",
-    "ENTRYPOINT",
-    "SHELL",
-    "STOPSIGNAL",
-    "HEALTHCHECK",
-    "ONBUILD",
-    "MAINTAINER",
+/// Every keyword with its form, in the order in which suggestions prefer them.
+const KEYWORDS: [(&str, &str); 18] = [
+    ("FROM", "FROM image AS name"),
+    ("RUN", "RUN command"),
+    ("COPY", "COPY source… destination"),
+    ("ADD", "ADD source… destination"),
+    ("ENV", "ENV key=value…"),
+    ("ARG", "ARG name=default…"),
+    ("LABEL", "LABEL key=value…"),
+    ("WORKDIR", "WORKDIR path"),
+    ("USER", "USER name:group"),
+    ("EXPOSE", "EXPOSE port/protocol…"),
+    ("VOLUME", "VOLUME path…"),
+    ("CMD", "CMD command"),
+    ("ENTRYPOINT", "ENTRYPOINT command"),
+    ("SHELL", "SHELL [\"/bin/sh\", \"-c\"]"),
+    ("STOPSIGNAL", "STOPSIGNAL signal"),
+    ("HEALTHCHECK", "HEALTHCHECK CMD command, or HEALTHCHECK NONE"),
+    ("ONBUILD", "ONBUILD instruction"),
+    ("MAINTAINER", "MAINTAINER name"),
 ];
+
+/// The names of all instructions.
+fn names() -> impl Iterator<Item = &'static str> {
+    KEYWORDS.into_iter().map(|(name, _)| name)
+}
+
+/// How an instruction is written.
+fn form_of(name: &str) -> String {
+    let form = KEYWORDS.iter().find(|(known, _)| *known == name).map_or(name, |(_, form)| form);
+    format!("write {form}")
+}
 
 /// No flags.
 const NONE: Table = &[];
@@ -67,7 +78,7 @@ impl<'a> Head<'a> {
 
     /// The keyword in upper case when there is such an instruction.
     fn name(&self) -> Option<&'static str> {
-        KEYWORDS.into_iter().find(|name| name.eq_ignore_ascii_case(self.keyword.text()))
+        names().find(|name| name.eq_ignore_ascii_case(self.keyword.text()))
     }
 
     /// Whether there is such an instruction.
@@ -134,14 +145,14 @@ pub(crate) fn parse(cx: &mut Context<'_>, head: &Head<'_>, around: Around<'_>) -
 
 /// What to do about an unknown instruction.
 pub(crate) fn suggestion(keyword: &str) -> Option<String> {
-    if let Some(near) = nearest(keyword, KEYWORDS) {
+    if let Some(near) = nearest(keyword, names()) {
         return Some(format!("did you mean {near}?"));
     }
     // A blank that is none: it came along from a web page or a word processor.
     let blank = keyword.find(char::is_whitespace)?;
     let (before, after) = keyword.split_at(blank);
     let c = after.chars().next()?;
-    let known = KEYWORDS.iter().any(|name| name.eq_ignore_ascii_case(before));
+    let known = names().any(|name| name.eq_ignore_ascii_case(before));
     known.then(|| format!("U+{:04X} follows {before} in place of a blank; replace it", u32::from(c)))
 }
 
@@ -152,7 +163,8 @@ fn no_flags(cx: &mut Context<'_>, head: &Head<'_>) {
 
 /// Reports that there are no arguments.
 fn needs_arguments(cx: &mut Context<'_>, head: &Head<'_>, name: &str) {
-    cx.error(codes::NO_ARGUMENTS, head.keyword.span(), format!("{name} requires at least one argument"));
+    let message = format!("{name} requires at least one argument");
+    cx.error(codes::NO_ARGUMENTS, head.keyword.span(), message, form_of(name));
 }
 
 /// Reports that a JSON array holds something else than strings.

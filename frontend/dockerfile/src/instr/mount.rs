@@ -47,7 +47,7 @@ fn split(value: Slice<'_>) -> Result<Vec<Mapped>, (&'static str, Span)> {
 }
 
 fn plain(rest: Slice<'_>) -> Result<(Mapped, usize), (&'static str, Span)> {
-    let mut field = Mapped::default();
+    let mut field = Mapped::new(rest.source_offset(0));
     for (at, c) in rest.text().char_indices() {
         match c {
             ',' => return Ok((field, at)),
@@ -59,7 +59,7 @@ fn plain(rest: Slice<'_>) -> Result<(Mapped, usize), (&'static str, Span)> {
 }
 
 fn quoted(rest: Slice<'_>) -> Result<(Mapped, usize), (&'static str, Span)> {
-    let mut field = Mapped::default();
+    let mut field = Mapped::new(rest.source_offset(0));
     let mut chars = rest.text().char_indices().skip(1).peekable();
     while let Some((at, c)) = chars.next() {
         if c != '"' {
@@ -67,8 +67,7 @@ fn quoted(rest: Slice<'_>) -> Result<(Mapped, usize), (&'static str, Span)> {
             continue;
         }
         match chars.peek() {
-            None => return Ok((field, at + 1)),
-            Some((_, ',')) => return Ok((field, at + 1)),
+            None | Some((_, ',')) => return Ok((field, at + 1)),
             Some(&(_, '"')) => {
                 chars.next();
                 field.push('"', rest.source_offset(at));

@@ -16,13 +16,14 @@ pub(super) fn parse(cx: &mut Context<'_>, head: &Head<'_>, around: Around<'_>) -
     let inner = Head::split(head.rest, cx.escape);
     match inner.name() {
         Some("ONBUILD") => {
-            let message = "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed";
-            cx.error(codes::ONBUILD_CHAIN, inner.keyword.span(), message);
+            let message = "chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed";
+            cx.error(codes::ONBUILD_CHAIN, inner.keyword.span(), message, "remove one of them");
             return None;
         }
         Some(name @ ("MAINTAINER" | "FROM")) => {
             let message = format!("{name} isn't allowed as an ONBUILD trigger");
-            cx.error(codes::ONBUILD_TRIGGER, inner.keyword.span(), message);
+            let help = "a trigger may be any instruction but FROM, MAINTAINER and ONBUILD";
+            cx.error(codes::ONBUILD_TRIGGER, inner.keyword.span(), message, help);
             return None;
         }
         _ => {}

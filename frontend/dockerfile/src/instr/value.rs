@@ -1,6 +1,6 @@
 //! Instructions whose argument is the rest of the line: `WORKDIR`, `USER`, `STOPSIGNAL`, `MAINTAINER`.
 
-use super::{Head, no_flags};
+use super::{Head, form_of, no_flags};
 use crate::context::Context;
 use crate::{Word, codes};
 
@@ -25,7 +25,7 @@ pub(super) fn parse_maintainer(cx: &mut Context<'_>, head: &Head<'_>) -> Option<
 fn rest(cx: &mut Context<'_>, head: &Head<'_>, name: &str) -> Option<Word> {
     if head.rest.text().is_empty() {
         let message = format!("{name} requires exactly one argument");
-        cx.error(codes::NOT_ONE_ARGUMENT, head.keyword.span(), message);
+        cx.error(codes::NOT_ONE_ARGUMENT, head.keyword.span(), message, form_of(name));
         return None;
     }
     Some(head.rest.word())
