@@ -2,9 +2,15 @@
 //! differences, ignore patterns and globs, and BuildKit's content hash. Pure over `Read` and `Write`: it opens no
 //! file, reads no clock and knows no layer formats beyond plain tar. Decisions are recorded in `SEMANTICS.md`.
 
+pub mod go_path;
+
 mod dump;
 mod entry;
+mod glob;
+mod ignore_file;
 mod path;
+mod pattern;
+mod pattern_regex;
 mod tar_format;
 mod tar_pax;
 mod tar_read;
@@ -16,7 +22,10 @@ mod tests;
 
 pub use dump::dump_entry;
 pub use entry::{Entry, Kind, Time, Xattrs};
+pub use glob::{BadPattern, Glob, has_wildcard, split_wildcards};
+pub use ignore_file::{IgnoreFile, IgnoreLine, parse_ignore_file};
 pub use path::{PathError, RelPath};
+pub use pattern::{MatchInfo, PatternMatcher};
 pub use tar_read::{Content, Data, Limits, Problem, TarItem, TarReadError, TarReader};
 pub use tar_sparse::Region;
 pub use tar_write::{TarWriteError, TarWriter};
