@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rbuild_digest::Digest;
 use rbuild_graph::FileOp;
 
-use crate::{CancelToken, OverlayDirs, Progress, Result, View};
+use crate::{CancelToken, OverlayDirs, Progress, Result, Timestamp, View};
 
 /// A layer directory's name in the store: 1 to 32 of `a-z0-9`. Layers of images are named after their diff id
 /// (`LayerId::of_diff_id`), so equal layers are one; layers that steps made have random names.
@@ -187,6 +187,36 @@ pub trait Snapshots: Send + Sync {
     /// # Errors
     /// If it cannot be read.
     fn matches(&self, committed: &CommittedLayer) -> Result<bool>;
+
+    /// All cache mounts on the disk, sorted by id.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    fn cache_mounts(&self) -> Result<Vec<CacheMountInfo>> {
+        Ok(vec![])
+    }
+
+    /// Removes a cache mount, unless it is in use: whether it is gone.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    fn remove_cache_mount(&self, id: &str) -> Result<bool> {
+        let _ = id;
+        Ok(false)
+    }
+}
+
+/// A cache mount on the disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CacheMountInfo {
+    /// What `cache_mount` was asked for, or as much of it as the disk tells.
+    pub id: String,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// When a step last had it.
+    pub last_used: Timestamp,
+    /// Whether a step has it now.
+    pub in_use: bool,
 }
 
 /// A layer being written. Dropping it removes what was written.

@@ -11,6 +11,9 @@ mod layer;
 mod sources;
 mod view;
 
+#[cfg(feature = "fakes")]
+pub mod fakes;
+
 pub use blob::{BlobReader, BlobStore, BlobWriter};
 pub use cache::{
     Alternative, CacheIndex, ImageRecord, KeyId, KeyQuery, LayerBlob, LayerRow, NewRecord, Record, RecordKind, RemoteBlob,
@@ -20,6 +23,6 @@ pub use error::{ErrorKind, PortError, Result};
 pub use executor::{
     ExecMount, ExecOutcome, ExecRequest, Executor, MountSource, OverlayDirs, Progress, SecretBytes, SilentProgress, Stream,
 };
-pub use layer::{ActiveLayer, CacheMount, CommittedLayer, FileInput, LayerId, ParseLayerIdError, Snapshot, Snapshots};
+pub use layer::{ActiveLayer, CacheMount, CacheMountInfo, CommittedLayer, FileInput, LayerId, ParseLayerIdError, Snapshot, Snapshots};
 pub use sources::{Clock, ImageRequest, ImageSelector, ResolveMode, ResolvedImage, ResolvedLayer, Secrets, Sources, Timestamp};
 pub use view::View;
