@@ -1,4 +1,5 @@
 //! The crate's tests through its public surface.
 
+mod content_hash;
 mod pattern;
 mod tar;
