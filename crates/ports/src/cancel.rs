@@ -36,7 +36,8 @@ impl CancelToken {
         if self.0.cancelled.swap(true, Ordering::SeqCst) {
             return;
         }
-        let callbacks = std::mem::take(&mut self.0.callbacks.lock().unwrap_or_else(PoisonError::into_inner).1);
+        let callbacks =
+            std::mem::take(&mut self.0.callbacks.lock().unwrap_or_else(PoisonError::into_inner).1);
         for (_, callback) in callbacks {
             callback();
         }

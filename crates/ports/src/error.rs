@@ -57,9 +57,12 @@ impl PortError {
     pub fn io(what: &str, path: impl AsRef<Path>, error: impl Into<io::Error>) -> Self {
         let error: io::Error = error.into();
         let kind = kind_of(&error);
-        let mut out = Self::new(kind, format!("cannot {what} {}: {}", path.as_ref().display(), plain(&error)));
+        let mut out =
+            Self::new(kind, format!("cannot {what} {}: {}", path.as_ref().display(), plain(&error)));
         if kind == ErrorKind::NoSpace {
-            out.help = Some("free some space, or run `rbuild prune` to drop unused cache, then build again".to_owned());
+            out.help = Some(
+                "free some space, or run `rbuild prune` to drop unused cache, then build again".to_owned(),
+            );
         }
         out.source = Some(Box::new(error));
         out
@@ -100,7 +103,9 @@ fn kind_of(error: &io::Error) -> ErrorKind {
     }
     match error.kind() {
         io::ErrorKind::NotFound => ErrorKind::NotFound,
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => ErrorKind::NoSpace,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            ErrorKind::NoSpace
+        }
         io::ErrorKind::PermissionDenied => ErrorKind::Denied,
         _ => ErrorKind::Io,
     }

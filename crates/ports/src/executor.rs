@@ -15,7 +15,12 @@ pub trait Executor: Send + Sync {
     /// # Errors
     /// If the sandbox cannot be made (with what is missing and how to get it), `Cancelled`, or `Denied`. A command
     /// that fails is no error but an outcome.
-    fn run(&self, request: &ExecRequest, progress: &dyn Progress, cancel: &CancelToken) -> Result<ExecOutcome>;
+    fn run(
+        &self,
+        request: &ExecRequest,
+        progress: &dyn Progress,
+        cancel: &CancelToken,
+    ) -> Result<ExecOutcome>;
 }
 
 /// One command, fully resolved.

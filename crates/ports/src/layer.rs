@@ -60,7 +60,8 @@ impl FromStr for LayerId {
     type Err = ParseLayerIdError;
 
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
-        let ok = (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let ok = (1..=32).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if ok { Ok(Self(text.into())) } else { Err(ParseLayerIdError(text.chars().take(64).collect())) }
     }
 }
@@ -156,7 +157,13 @@ pub trait Snapshots: Send + Sync {
     ///
     /// # Errors
     /// `Invalid` for a hostile or malformed tar; otherwise if the store cannot be written. Nothing becomes visible.
-    fn unpack(&self, id: &LayerId, parents: &[LayerId], tar: &mut dyn Read, cancel: &CancelToken) -> Result<CommittedLayer>;
+    fn unpack(
+        &self,
+        id: &LayerId,
+        parents: &[LayerId],
+        tar: &mut dyn Read,
+        cancel: &CancelToken,
+    ) -> Result<CommittedLayer>;
 
     /// Writes the layer as a deterministic tar with OCI whiteouts.
     ///

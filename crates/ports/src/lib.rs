@@ -16,13 +16,21 @@ pub mod fakes;
 
 pub use blob::{BlobReader, BlobStore, BlobWriter};
 pub use cache::{
-    Alternative, CacheIndex, ImageRecord, KeyId, KeyQuery, LayerBlob, LayerRow, NewRecord, Record, RecordKind, RemoteBlob,
+    Alternative, CacheIndex, ImageRecord, KeyId, KeyQuery, LayerBlob, LayerRow, NewRecord, Record,
+    RecordKind, RemoteBlob,
 };
 pub use cancel::{CancelGuard, CancelToken};
 pub use error::{ErrorKind, PortError, Result};
 pub use executor::{
-    ExecMount, ExecOutcome, ExecRequest, Executor, MountSource, OverlayDirs, Progress, SecretBytes, SilentProgress, Stream,
+    ExecMount, ExecOutcome, ExecRequest, Executor, MountSource, OverlayDirs, Progress, SecretBytes,
+    SilentProgress, Stream,
 };
-pub use layer::{ActiveLayer, CacheMount, CacheMountInfo, CommittedLayer, FileInput, LayerId, ParseLayerIdError, Snapshot, Snapshots};
-pub use sources::{Clock, ImageRequest, ImageSelector, ResolveMode, ResolvedImage, ResolvedLayer, Secrets, Sources, Timestamp};
-pub use view::View;
+pub use layer::{
+    ActiveLayer, CacheMount, CacheMountInfo, CommittedLayer, FileInput, LayerId, ParseLayerIdError, Snapshot,
+    Snapshots,
+};
+pub use sources::{
+    Clock, ImageRequest, ImageSelector, ResolveMode, ResolvedImage, ResolvedLayer, Secrets, Sources,
+    Timestamp,
+};
+pub use view::{View, node_kind};

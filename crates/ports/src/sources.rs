@@ -84,7 +84,12 @@ pub trait Sources: Send + Sync {
     ///
     /// # Errors
     /// `NotFound`, `Auth`, `Network` with host and cause, `Invalid` when it has no such platform, `Corrupt`.
-    fn resolve_image(&self, request: &ImageRequest, mode: ResolveMode, cancel: &CancelToken) -> Result<ResolvedImage>;
+    fn resolve_image(
+        &self,
+        request: &ImageRequest,
+        mode: ResolveMode,
+        cancel: &CancelToken,
+    ) -> Result<ResolvedImage>;
 
     /// Opens a blob where it lies. The caller verifies size and digest. Broken transfers are resumed inside.
     ///
@@ -102,7 +107,12 @@ pub trait Sources: Send + Sync {
     ///
     /// # Errors
     /// `NotFound`, `Network`, `Corrupt` when it is not what was pinned.
-    fn http(&self, source: &HttpSource, progress: &dyn Progress, cancel: &CancelToken) -> Result<(Arc<dyn View>, Digest)>;
+    fn http(
+        &self,
+        source: &HttpSource,
+        progress: &dyn Progress,
+        cancel: &CancelToken,
+    ) -> Result<(Arc<dyn View>, Digest)>;
 }
 
 /// What the user lends to steps. Values never leave this port but into the sandbox.

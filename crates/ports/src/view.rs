@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use rbuild_digest::Digest;
-use rbuild_tree::{Entry, RelPath};
+use rbuild_tree::{Entry, Kind, NodeKind, RelPath};
 
 use crate::Result;
 
@@ -21,6 +21,22 @@ pub trait View: Send + Sync {
     /// # Errors
     /// `NotFound` when it is no directory; otherwise if the tree cannot be read.
     fn children(&self, path: &RelPath) -> Result<Vec<Vec<u8>>>;
+
+    /// The names in the directory at `path` with their kinds, sorted by bytes. Implementations that learn kinds while reading a
+    /// directory save a look-up an entry.
+    ///
+    /// # Errors
+    /// As `children`.
+    fn list(&self, path: &RelPath) -> Result<Vec<(Vec<u8>, NodeKind)>> {
+        let mut out = Vec::new();
+        for name in self.children(path)? {
+            let Ok(child) = path.child(&name) else { continue };
+            if let Some(entry) = self.lookup(&child)? {
+                out.push((name, node_kind(&entry)));
+            }
+        }
+        Ok(out)
+    }
 
     /// Opens the regular file at `path`.
     ///
@@ -57,5 +73,19 @@ pub trait View: Send + Sync {
     fn verify_copied(&self, path: &RelPath, size: u64, mtime_nanos: i128) -> Result<()> {
         let _ = (path, size, mtime_nanos);
         Ok(())
+    }
+}
+
+/// As much of an entry's kind as selecting needs.
+#[must_use]
+pub fn node_kind(entry: &Entry) -> NodeKind {
+    match &entry.kind {
+        Kind::Dir => NodeKind::Dir,
+        Kind::Symlink { target } => NodeKind::Symlink(target.clone()),
+        Kind::File { .. }
+        | Kind::Hardlink { .. }
+        | Kind::CharDevice { .. }
+        | Kind::BlockDevice { .. }
+        | Kind::Fifo => NodeKind::File,
     }
 }
