@@ -46,26 +46,39 @@ pub(crate) fn take(arguments: Slice<'_>, escape: char) -> (Vec<RawFlag>, Slice<'
 /// The first word, how many bytes it took, and whether it had quotes. The escape character works in both kinds
 /// of quotes; at the very end it vanishes.
 fn read_word(text: Slice<'_>, escape: char) -> (Mapped, usize, bool) {
-    let mut word = Mapped::new(text.source_offset(0));
+    let mut word = Mapped::new(text.source_start());
     let mut quote = None;
     let mut quoted = false;
+    // From here on nothing was left out.
+    let mut plain = 0;
     let mut chars = text.text().char_indices();
     while let Some((at, c)) = chars.next() {
-        match quote {
-            None if c.is_whitespace() => return (word, at, quoted),
+        let left_out = match quote {
+            None if c.is_whitespace() => {
+                word.push(text.sub(plain..at));
+                return (word, at, quoted);
+            }
             None if c == '\'' || c == '"' => {
                 quote = Some(c);
                 quoted = true;
+                true
             }
-            Some(open) if c == open => quote = None,
+            Some(open) if c == open => {
+                quote = None;
+                true
+            }
             _ if c == escape => {
-                if let Some((at, escaped)) = chars.next() {
-                    word.push(escaped, text.source_offset(at));
-                }
+                chars.next();
+                true
             }
-            _ => word.push(c, text.source_offset(at)),
+            _ => false,
+        };
+        if left_out {
+            word.push(text.sub(plain..at));
+            plain = at + c.len_utf8();
         }
     }
+    word.push(text.from(plain));
     (word, text.text().len(), quoted)
 }
 

@@ -13,6 +13,9 @@ use crate::{
 /// What to do about nothing.
 const BEGIN: &str = "begin with FROM image";
 
+/// After so many unknown instructions in a row it is no Dockerfile, and no suggestions are looked for.
+const MANY: usize = 100;
+
 /// Parses a whole Dockerfile. Always returns a tree; what is wrong is in the list beside it, all of it at once.
 #[must_use]
 pub fn parse(source: &SourceFile) -> Parsed {
@@ -219,7 +222,8 @@ impl<'s> Parser<'s> {
         let keyword = head.keyword;
         let message = format!("unknown instruction: {}", keyword.text());
         let diagnostic = self.cx.diagnostic(codes::UNKNOWN_INSTRUCTION, keyword.span(), message);
-        if let Some(help) = instr::suggestion(keyword.text()) {
+        let few = self.unknown.more < MANY;
+        if let Some(help) = Some(keyword.text()).filter(|_| few).and_then(instr::suggestion) {
             self.cx.report(diagnostic.help(help));
         } else if self.unknown.first.is_some() {
             self.unknown.more += 1;

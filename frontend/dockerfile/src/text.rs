@@ -39,6 +39,16 @@ impl OffsetMap {
         self.runs.get(run).map_or(derived, |&(at, from)| from + derived.saturating_sub(at))
     }
 
+    /// Copies to `derived` what stands at `range` of `other`.
+    fn push_part(&mut self, derived: usize, other: &Self, range: Range<usize>) {
+        let first = other.runs.partition_point(|&(at, _)| at <= range.start).max(1) - 1;
+        let runs = other.runs.get(first..).unwrap_or_default();
+        for &(at, from) in runs.iter().take_while(|&&(at, _)| at < range.end) {
+            let start = at.max(range.start);
+            self.push(derived + (start - range.start), from + (start - at));
+        }
+    }
+
     /// The place in the source that `range` was made from.
     pub(crate) fn span(&self, range: Range<usize>) -> Span {
         let start = self.locate(range.start);
@@ -60,10 +70,10 @@ impl Mapped {
         Self { text: String::new(), map: OffsetMap::from_one(source) }
     }
 
-    /// Appends a character that was written at `source`.
-    pub(crate) fn push(&mut self, c: char, source: usize) {
-        self.map.push(self.text.len(), source);
-        self.text.push(c);
+    /// Appends a part of another text.
+    pub(crate) fn push(&mut self, part: Slice<'_>) {
+        self.map.push_part(self.text.len(), part.map, part.at..part.at + part.text.len());
+        self.text.push_str(part.text);
     }
 
     /// The whole as a slice.
@@ -101,9 +111,9 @@ impl<'a> Slice<'a> {
         self.map.span(self.at..self.at + self.text.len())
     }
 
-    /// Where the byte at `offset` was written.
-    pub(crate) fn source_offset(self, offset: usize) -> usize {
-        self.map.locate(self.at + offset)
+    /// Where its first byte was written.
+    pub(crate) fn source_start(self) -> usize {
+        self.map.locate(self.at)
     }
 
     /// A part; empty when `range` is not one of this text.
@@ -159,10 +169,13 @@ mod tests {
     #[test]
     fn offsets_lead_back_over_gaps() {
         let mut line = Mapped::new(0);
-        for (c, at) in [('a', 10), ('b', 11), ('é', 20), ('c', 22)] {
-            line.push(c, at);
+        for (text, at) in [("ab", 10), ("", 15), ("é", 20), ("c", 22)] {
+            line.push(Slice::new(text, &OffsetMap::from_one(at)));
         }
-        let all = line.slice();
+        let mut copy = Mapped::new(0);
+        copy.push(line.slice().sub(0..1));
+        copy.push(line.slice().from(1));
+        let all = copy.slice();
         assert_eq!(all.text(), "abéc");
         assert_eq!(all.span(), Span::new(10, 23));
         assert_eq!(all.sub(1..4).span(), Span::new(11, 22));

@@ -11,8 +11,7 @@ use crate::{ArgDecl, InstructionKind, codes};
 /// Flags are dropped in silence: BuildKit does not look at them here.
 pub(super) fn parse(cx: &mut Context<'_>, head: &Head<'_>, comments: &[Spanned<String>]) -> InstructionKind {
     let mut declarations = Vec::new();
-    for word in &quoted_words(head.rest, cx.escape) {
-        let word = word.slice();
+    for word in quoted_words(head.rest, cx.escape) {
         let (name, default) = match word.split_once('=') {
             Some((name, default)) => (name, Some(default.word())),
             None => (word, None),

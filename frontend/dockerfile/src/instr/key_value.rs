@@ -2,7 +2,7 @@
 
 use super::{Head, form_of, needs_arguments, no_flags};
 use crate::context::Context;
-use crate::text::{Mapped, Slice, is_blank};
+use crate::text::{Slice, is_blank};
 use crate::{KeyValue, KeyValues, codes};
 
 pub(super) fn parse(cx: &mut Context<'_>, head: &Head<'_>, name: &'static str) -> Option<KeyValues> {
@@ -15,7 +15,7 @@ pub(super) fn parse(cx: &mut Context<'_>, head: &Head<'_>, name: &'static str) -
     if !first.text().contains('=') {
         return legacy(cx, head, name);
     }
-    let pairs = words.iter().filter_map(|word| pair(cx, word.slice(), name)).collect();
+    let pairs = words.into_iter().filter_map(|word| pair(cx, word, name)).collect();
     Some(KeyValues { pairs, legacy: false })
 }
 
@@ -61,36 +61,26 @@ fn legacy(cx: &mut Context<'_>, head: &Head<'_>, name: &str) -> Option<KeyValues
 
 /// Words between white space that is neither quoted nor escaped. Quotes and escapes stay in them, but for an
 /// escape character at the very end.
-pub(super) fn quoted_words(text: Slice<'_>, escape: char) -> Vec<Mapped> {
+pub(super) fn quoted_words(text: Slice<'_>, escape: char) -> Vec<Slice<'_>> {
     let mut words = Vec::new();
-    let mut word = Mapped::new(text.source_offset(0));
+    let mut start = 0;
+    let mut end = text.text().len();
     let mut quote = None;
     let mut chars = text.text().char_indices();
     while let Some((at, c)) = chars.next() {
-        if quote.is_none() && c.is_whitespace() {
-            let next = Mapped::new(text.source_offset(at + c.len_utf8()));
-            let done = std::mem::replace(&mut word, next);
-            if !done.text().is_empty() {
-                words.push(done);
-            }
-            continue;
-        }
         match quote {
+            None if c.is_whitespace() => {
+                words.push(text.sub(start..at));
+                start = at + c.len_utf8();
+            }
             None if c == '\'' || c == '"' => quote = Some(c),
             Some(open) if c == open => quote = None,
+            _ if c == escape && quote != Some('\'') && chars.next().is_none() => end = at,
             _ => {}
         }
-        if c == escape && quote != Some('\'') {
-            let Some((next_at, next)) = chars.next() else { break };
-            word.push(c, text.source_offset(at));
-            word.push(next, text.source_offset(next_at));
-        } else {
-            word.push(c, text.source_offset(at));
-        }
     }
-    if !word.text().is_empty() {
-        words.push(word);
-    }
+    words.push(text.sub(start..end));
+    words.retain(|word| !word.text().is_empty());
     words
 }
 
@@ -116,7 +106,7 @@ mod tests {
             ("a\u{a0}b", '\\', vec!["a", "b"]),
         ] {
             let words = quoted_words(Slice::new(line, &map), escape);
-            assert_eq!(words.iter().map(Mapped::text).collect::<Vec<_>>(), expected, "{line}");
+            assert_eq!(words.iter().map(|word| word.text()).collect::<Vec<_>>(), expected, "{line}");
         }
     }
 }

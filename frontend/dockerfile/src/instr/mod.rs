@@ -61,6 +61,8 @@ const NONE: Table = &[];
 pub(crate) struct Head<'a> {
     /// The first word.
     pub(crate) keyword: Slice<'a>,
+    /// It in upper case, when there is such an instruction.
+    name: Option<&'static str>,
     /// The flags in front of the arguments.
     pub(crate) flags: Vec<RawFlag>,
     /// The arguments, without blanks around them.
@@ -73,26 +75,23 @@ impl<'a> Head<'a> {
         let line = line.trim();
         let end = line.text().find(is_blank).unwrap_or(line.text().len());
         let (flags, rest) = take(line.from(end), escape);
-        Self { keyword: line.sub(0..end), flags, rest }
-    }
-
-    /// The keyword in upper case when there is such an instruction.
-    fn name(&self) -> Option<&'static str> {
-        names().find(|name| name.eq_ignore_ascii_case(self.keyword.text()))
+        let keyword = line.sub(0..end);
+        let name = names().find(|name| name.eq_ignore_ascii_case(keyword.text()));
+        Self { keyword, name, flags, rest }
     }
 
     /// Whether there is such an instruction.
     pub(crate) fn is_known(&self) -> bool {
-        self.name().is_some()
+        self.name.is_some()
     }
 
     /// Whether `<<` may open heredocs in this line.
     pub(crate) fn takes_heredocs(&self, escape: char) -> bool {
-        match self.name() {
+        match self.name {
             Some("RUN" | "COPY" | "ADD") => !matches!(json::array(self.rest.text()), json::Json::Strings(_)),
             Some("ONBUILD") => {
                 let inner = Head::split(self.rest, escape);
-                inner.name() != Some("ONBUILD") && inner.takes_heredocs(escape)
+                inner.name != Some("ONBUILD") && inner.takes_heredocs(escape)
             }
             _ => false,
         }
@@ -120,7 +119,7 @@ pub(crate) struct Around<'a> {
 /// Makes an instruction of its parts. An unknown one is `Invalid`; saying so is left to the caller.
 pub(crate) fn parse(cx: &mut Context<'_>, head: &Head<'_>, around: Around<'_>) -> InstructionKind {
     use InstructionKind as Kind;
-    match head.name() {
+    match head.name {
         Some("FROM") => from::parse(cx, head, around.comments),
         Some("RUN") => run::parse(cx, head, around.heredocs),
         Some("COPY") => copy::parse(cx, head, around.heredocs, copy::Which::Copy),

@@ -47,33 +47,29 @@ fn split(value: Slice<'_>) -> Result<Vec<Mapped>, (&'static str, Span)> {
 }
 
 fn plain(rest: Slice<'_>) -> Result<(Mapped, usize), (&'static str, Span)> {
-    let mut field = Mapped::new(rest.source_offset(0));
-    for (at, c) in rest.text().char_indices() {
-        match c {
-            ',' => return Ok((field, at)),
-            '"' => return Err(("bare \" in non-quoted field", rest.sub(at..at + 1).span())),
-            _ => field.push(c, rest.source_offset(at)),
-        }
+    let end = rest.text().find([',', '"']).unwrap_or(rest.text().len());
+    if rest.text()[end..].starts_with('"') {
+        return Err(("bare \" in non-quoted field", rest.sub(end..end + 1).span()));
     }
-    Ok((field, rest.text().len()))
+    let mut field = Mapped::new(rest.source_start());
+    field.push(rest.sub(0..end));
+    Ok((field, end))
 }
 
 fn quoted(rest: Slice<'_>) -> Result<(Mapped, usize), (&'static str, Span)> {
-    let mut field = Mapped::new(rest.source_offset(0));
-    let mut chars = rest.text().char_indices().skip(1).peekable();
-    while let Some((at, c)) = chars.next() {
-        if c != '"' {
-            field.push(c, rest.source_offset(at));
-            continue;
+    let mut field = Mapped::new(rest.source_start());
+    let mut inner = rest.from(1);
+    while let Some(end) = inner.text().find('"') {
+        field.push(inner.sub(0..end));
+        let behind = inner.from(end + 1);
+        if behind.text().is_empty() || behind.text().starts_with(',') {
+            return Ok((field, rest.text().len() - behind.text().len()));
         }
-        match chars.peek() {
-            None | Some((_, ',')) => return Ok((field, at + 1)),
-            Some(&(_, '"')) => {
-                chars.next();
-                field.push('"', rest.source_offset(at));
-            }
-            Some(_) => break,
+        if !behind.text().starts_with('"') {
+            break;
         }
+        field.push(behind.sub(0..1));
+        inner = behind.from(1);
     }
     Err(("extraneous or missing \" in quoted-field", rest.span()))
 }

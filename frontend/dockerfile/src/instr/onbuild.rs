@@ -14,7 +14,7 @@ pub(super) fn parse(cx: &mut Context<'_>, head: &Head<'_>, around: Around<'_>) -
         return None;
     }
     let inner = Head::split(head.rest, cx.escape);
-    match inner.name() {
+    match inner.name {
         Some("ONBUILD") => {
             let message = "chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed";
             cx.error(codes::ONBUILD_CHAIN, inner.keyword.span(), message, "remove one of them");
