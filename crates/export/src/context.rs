@@ -27,6 +27,8 @@ pub struct ExportContext<'a> {
     pub index: &'a dyn CacheIndex,
     /// Fetches layers that are not here.
     pub sources: &'a dyn Sources,
+    /// Brings all layers of a snapshot onto the disk, for exports of files.
+    pub materialise: &'a Materialise<'a>,
     /// For pushing.
     pub registry: Option<&'a dyn Registry>,
     /// For `ImageRecord::created` alone: no exported byte depends on it.
@@ -42,6 +44,9 @@ pub struct ExportContext<'a> {
     /// Engines for `--load`.
     pub engine: &'a EngineAccess,
 }
+
+/// Makes all layers of a snapshot present.
+pub type Materialise<'a> = dyn Fn(&Snapshot) -> Result<()> + Sync + 'a;
 
 /// How other engines on this machine are reached.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -4,16 +4,26 @@
 //! number of cores. Reads no environment, clock or current directory.
 
 mod annotation;
+mod assemble;
+mod compress;
 mod context;
+mod gzip;
+mod json;
+mod layers;
 mod registry;
 mod spec;
 mod spec_attrs;
+mod time;
+
+#[cfg(test)]
+mod testing;
 
 pub use annotation::{Annotation, AnnotationTarget};
 pub use context::{
     BuiltImage, EngineAccess, ExportContext, ExportRequest, Exported, InlineCache, LayerDescriptor,
     OutputReport, Stdout,
 };
+pub use layers::{LayerMaker, Place, PreparedLayer};
 pub use registry::{OpenBlob, Registry};
 pub use spec::{
     ArchiveOutput, CompressionSpec, Dest, ImageOptions, ImageOutput, LoadOutput, LocalMode, LocalOutput,
