@@ -2,8 +2,10 @@
 //! references. The caller resolves what `Outcome::Need` names, adds it here and calls again.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
+use rbuild_diag::{SourceFile, Span};
 use rbuild_digest::Digest;
 use rbuild_oci::{ImageConfig, Platform, Reference};
 
@@ -61,6 +63,8 @@ pub struct GitFacts {
     pub commit: String,
     /// The tag object, where the reference is an annotated tag.
     pub tag_object: Option<String>,
+    /// When the commit was made, in seconds since 1970; `SOURCE_DATE_EPOCH=context` asks for it.
+    pub committed: Option<i64>,
 }
 
 /// Everything known so far.
@@ -72,13 +76,24 @@ pub struct Facts {
     pub git: HashMap<GitQuery, GitFacts>,
 }
 
-/// What is not known yet: each once, sorted.
+/// One missing fact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need<Q> {
+    /// The question.
+    pub query: Q,
+    /// Where it was asked first, to show when it has no answer.
+    pub place: Option<(SourceFile, Span)>,
+    /// A stage with a similar name: a slip, when there is no such image.
+    pub similar: Option<String>,
+}
+
+/// What is not known yet: each question once, in the order of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Images.
-    pub images: Vec<ImageQuery>,
+    pub images: Vec<Need<ImageQuery>>,
     /// Git references.
-    pub git: Vec<GitQuery>,
+    pub git: Vec<Need<GitQuery>>,
 }
 
 impl Needs {
@@ -89,13 +104,20 @@ impl Needs {
     }
 }
 
-impl std::fmt::Display for ImageQuery {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for ImageQuery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.origin {
             ImageOrigin::Registry(reference) => write!(f, "{reference} for {}", self.platform),
             ImageOrigin::OciLayout { store, path, reference } => {
                 write!(f, "oci-layout://{store} ({path}:{reference}) for {}", self.platform)
             }
         }
+    }
+}
+
+impl fmt::Display for GitQuery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reference = if self.reference.is_empty() { "HEAD" } else { &self.reference };
+        write!(f, "{} {reference}", self.url)
     }
 }

@@ -2,15 +2,40 @@
 //! cache keys and image configs must agree with it. Pure: what it has to know of images and git it asks for
 //! (`Outcome::Need`), the caller finds out and calls again. Knows nothing of registries, stores or the engine.
 
+mod args;
+mod ctx;
+mod draft;
+mod dump;
+mod env;
 mod facts;
+mod git;
+mod gotext;
+mod ignore;
+mod image;
+mod instr;
+mod lint;
+mod onbuild;
 mod options;
+mod paths;
+mod sources;
+mod stage;
+mod stages;
+
+#[cfg(test)]
+mod tests;
 
 use rbuild_diag::{Diagnostic, SourceFile, Span};
 use rbuild_dockerfile::Dockerfile;
 use rbuild_graph::{Edge, Graph};
 use rbuild_oci::{ImageConfig, Platform};
 
-pub use facts::{Facts, GitFacts, GitQuery, ImageFacts, ImageOrigin, ImageQuery, Needs};
+use ctx::Ctx;
+use stage::Stages;
+use stages::{Base, Plan};
+
+pub use dump::{dump, dump_outcome, line};
+pub use facts::{Facts, GitFacts, GitQuery, ImageFacts, ImageOrigin, ImageQuery, Need, Needs};
+pub use lint::{RULES, Rule, apply_check};
 pub use options::{IgnoreFile, LowerOptions, MainContext, NamedContext, NamedContextValue, NoCache};
 
 /// The result of a call to `lower`.
@@ -46,6 +71,10 @@ pub struct Lowered {
     pub ignore_cache: bool,
     /// `SOURCE_DATE_EPOCH` in seconds.
     pub source_date_epoch: Option<i64>,
+    /// The main context, where it is to be scanned for a bill of materials.
+    pub scan_context: Option<Edge>,
+    /// Stages other than the target that are to be scanned, by name.
+    pub scan_stages: Vec<(String, Edge)>,
 }
 
 /// The stages of a file and what the target needs of them.
@@ -92,8 +121,155 @@ pub fn lower(
     options: &LowerOptions,
     facts: &Facts,
 ) -> Result<Outcome, Vec<Diagnostic>> {
-    let _ = (parsed, source, options, facts);
-    Err(vec![Diagnostic::error("RB1100", "lowering is not complete in this revision")])
+    let mut ctx = Ctx::new(parsed, source, options, facts);
+    let Some(mut plan) = stages::plan(&mut ctx) else { return Err(in_order(ctx.errors)) };
+    if ctx.errors.is_empty() {
+        require_bases(&mut ctx, &mut plan);
+    }
+    if !ctx.errors.is_empty() {
+        return Err(in_order(ctx.errors));
+    }
+    if !ctx.needs.is_empty() {
+        return Ok(Outcome::Need(ctx.needs));
+    }
+    let mut stages = Stages::new(&plan);
+    for index in 0..plan.stages.len() {
+        if plan.stages[index].needed {
+            stages.lower(&mut ctx, &plan, index);
+        }
+    }
+    if !ctx.needs.is_empty() {
+        return Ok(Outcome::Need(ctx.needs));
+    }
+    finish(ctx, &plan, &stages)
+}
+
+/// Finds out what the target needs and asks for the images in it. Triggers of base images can bring in more.
+fn require_bases(ctx: &mut Ctx<'_>, plan: &mut Plan<'_>) {
+    loop {
+        plan.mark_needed(ctx.options.all_stages);
+        if !onbuild::add_triggers(ctx, plan) {
+            break;
+        }
+    }
+    let target = ctx.options.platform.clone();
+    for stage in plan.stages.iter().filter(|stage| stage.needed) {
+        let own = stage.platform.clone().unwrap_or_else(|| target.clone());
+        let base = (ctx.source, stage.base_span);
+        if let Some(context) = stage.replaced {
+            ctx.require(&sources::Found::Context(context), &own, base, None);
+            continue;
+        }
+        if let Base::External(text) = &stage.base
+            && let Ok(found) = ctx.find(text, &own)
+        {
+            ctx.require(&found, &own, base, plan.similar(text));
+        }
+        for external in &stage.externals {
+            if let Ok(found) = ctx.find(&external.value, &target) {
+                let similar = plan.similar(&external.value);
+                ctx.require(&found, &target, (ctx.source, external.span), similar);
+            }
+        }
+    }
+}
+
+fn finish(mut ctx: Ctx<'_>, plan: &Plan<'_>, stages: &Stages) -> Result<Outcome, Vec<Diagnostic>> {
+    let (mut warnings, violation) = std::mem::take(&mut ctx.lint).finish();
+    ctx.errors.extend(violation);
+    let Some(target) = stages.get(plan.target).filter(|_| ctx.errors.is_empty()) else {
+        return Err(in_order(ctx.errors));
+    };
+    warnings.append(&mut ctx.warnings);
+    let scans = scans(&ctx, plan, stages);
+    let mut wanted = vec![target.rootfs, scans.0];
+    wanted.extend(scans.1.iter().map(|(_, edge)| Some(*edge)));
+    let context = ctx.contexts.main();
+    let outline = plan.outline(&ctx);
+    let mut config = stages.config_of(plan.target);
+    finish_config(&ctx, &mut config);
+    let used = context.is_some_and(|edge| ctx.draft.needs(&wanted, edge));
+    let (graph, places) = std::mem::take(&mut ctx.draft).finish(&wanted).map_err(|error| {
+        vec![
+            Diagnostic::error("RB1199", format!("the graph could not be built: {error}"))
+                .help("this is a mistake in rbuild, please report it with the Dockerfile"),
+        ]
+    })?;
+    let place = |index: usize| places.get(index).copied().flatten();
+    let named = scans.1.iter().enumerate();
+    let scan_stages = named.filter_map(|(i, (name, _))| Some((name.clone(), place(i + 2)?))).collect();
+    Ok(Outcome::Done(Box::new(Lowered {
+        target: place(0),
+        scan_context: place(1),
+        scan_stages,
+        graph,
+        config,
+        base_config: target.base_config.as_deref().cloned(),
+        plan: outline,
+        warnings: in_order(warnings),
+        platform: target.platform.clone(),
+        uses_context: used,
+        ignore_cache: plan.stages[plan.target].ignore_cache,
+        source_date_epoch: ctx.epoch,
+    })))
+}
+
+/// What is scanned for a bill of materials beside the target: the context, and stages.
+fn scans(ctx: &Ctx<'_>, plan: &Plan<'_>, stages: &Stages) -> (Option<Edge>, Vec<(String, Edge)>) {
+    let mut out = (None, Vec::new());
+    for (index, stage) in plan.stages.iter().enumerate().filter(|(_, stage)| stage.replaced.is_none()) {
+        let Some(state) = stages.get(index) else { continue };
+        if index == plan.target && stage::wants_scan(ctx, state, &stage.label, args::SCAN_CONTEXT) {
+            out.0 = ctx.contexts.main();
+        }
+        if index != plan.target
+            && stage::wants_scan(ctx, state, &stage.label, args::SCAN_STAGE)
+            && let Some(edge) = state.rootfs
+        {
+            out.1.push((stage.label.clone(), edge));
+        }
+    }
+    out
+}
+
+/// What the request adds to the target's config.
+fn finish_config(ctx: &Ctx<'_>, config: &mut ImageConfig) {
+    config.config.labels.extend(ctx.options.labels.iter().cloned());
+    config.created = ctx.epoch.map(gotext::rfc3339);
+    let mut platform = Platform {
+        architecture: config.architecture.clone(),
+        os: config.os.clone(),
+        os_version: config.os_version.clone(),
+        os_features: config.os_features.clone(),
+        variant: config.variant.clone(),
+    };
+    let target = &ctx.options.platform;
+    if !ctx.options.implicit_platform {
+        let same = platform.os == target.os && platform.architecture == target.architecture;
+        platform.os.clone_from(&target.os);
+        platform.architecture.clone_from(&target.architecture);
+        if !target.variant.is_empty() || !same {
+            platform.variant.clone_from(&target.variant);
+        }
+        if !target.os_version.is_empty() || !same {
+            platform.os_version.clone_from(&target.os_version);
+        }
+        if !target.os_features.is_empty() {
+            platform.os_features.clone_from(&target.os_features);
+        }
+    }
+    let platform = platform.normalized();
+    config.architecture = platform.architecture;
+    config.os = platform.os;
+    config.os_version = platform.os_version;
+    config.os_features = platform.os_features;
+    config.variant = platform.variant;
+}
+
+/// Sorted by place; those without a place first.
+fn in_order(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    diagnostics.sort_by_key(|it| it.place.as_ref().map(|(_, span)| span.start));
+    diagnostics
 }
 
 /// Stages, their names and what the target needs of them, without any knowledge of images: triggers of base images
@@ -106,6 +282,10 @@ pub fn plan_stages(
     source: &SourceFile,
     options: &LowerOptions,
 ) -> Result<StagePlan, Vec<Diagnostic>> {
-    let _ = (parsed, source, options);
-    Err(vec![Diagnostic::error("RB1100", "planning is not complete in this revision")])
+    let facts = Facts::default();
+    let mut ctx = Ctx::new(parsed, source, options, &facts);
+    let plan = stages::plan(&mut ctx);
+    let Some(mut plan) = plan.filter(|_| ctx.errors.is_empty()) else { return Err(in_order(ctx.errors)) };
+    plan.mark_needed(options.all_stages);
+    Ok(plan.outline(&ctx))
 }

@@ -1,0 +1,129 @@
+//! `ONBUILD` triggers: those of a base image's config and those of a base stage in the same file. They run before
+//! the body of the stage that starts from it, and may name stages of that file.
+
+use rbuild_diag::{Diagnostic, Severity, SourceFile};
+use rbuild_dockerfile::{Instruction, InstructionKind, parse_instruction};
+
+use crate::ctx::{At, Ctx};
+use crate::sources::Found;
+use crate::stages::{Base, Plan, add_uses};
+use crate::{ImageOrigin, ImageQuery, NamedContextValue};
+
+/// A trigger, ready to run.
+#[derive(Clone, Debug)]
+pub(crate) struct Trigger {
+    /// The text it stands in.
+    pub(crate) file: SourceFile,
+    pub(crate) instruction: Instruction,
+}
+
+/// Looks at the bases of all needed stages whose triggers are not known yet. Whether any were found.
+pub(crate) fn add_triggers(ctx: &mut Ctx<'_>, plan: &mut Plan<'_>) -> bool {
+    let mut found_any = false;
+    for index in 0..plan.stages.len() {
+        let stage = &plan.stages[index];
+        if !stage.needed || stage.triggers_known || stage.replaced.is_some() {
+            continue;
+        }
+        let triggers = match &stage.base {
+            Base::Stage(base) => Some(of_stage(ctx, plan, *base)),
+            Base::External(_) => of_image(ctx, plan, index),
+        };
+        let Some(triggers) = triggers else { continue };
+        found_any |= !triggers.is_empty();
+        let from = plan.stages[index].from;
+        for trigger in &triggers {
+            let at = At { file: &trigger.file, instruction: &trigger.instruction, from: Some(from) };
+            add_uses(ctx, plan, index, at);
+        }
+        let stage = &mut plan.stages[index];
+        stage.triggers = triggers;
+        stage.triggers_known = true;
+    }
+    found_any
+}
+
+fn of_stage(ctx: &Ctx<'_>, plan: &Plan<'_>, base: usize) -> Vec<Trigger> {
+    let base = &plan.stages[base];
+    if base.replaced.is_some() {
+        return vec![];
+    }
+    let triggers = base.body.iter().filter_map(|instruction| match &instruction.kind {
+        InstructionKind::Onbuild(onbuild) => Some(onbuild.trigger.as_ref().clone()),
+        _ => None,
+    });
+    triggers.map(|instruction| Trigger { file: ctx.source.clone(), instruction }).collect()
+}
+
+/// `None` when the image is not known yet.
+fn of_image(ctx: &mut Ctx<'_>, plan: &Plan<'_>, index: usize) -> Option<Vec<Trigger>> {
+    let stage = &plan.stages[index];
+    let platform = stage.platform.as_ref().unwrap_or(&ctx.options.platform).normalized();
+    let (texts, name) = match ctx.find(&stage.base_text, &platform) {
+        Err(_) | Ok(Found::Scratch) => return Some(vec![]),
+        Ok(Found::Image(reference)) => {
+            let name = reference.familiar();
+            let query = ImageQuery { origin: ImageOrigin::Registry(reference), platform };
+            (ctx.facts.images.get(&query)?.config.config.on_build.clone(), name)
+        }
+        Ok(Found::Context(context)) => {
+            let context = ctx.options.named_contexts.get(context)?;
+            let origin = match &context.value {
+                NamedContextValue::Image(reference) => {
+                    ImageOrigin::Registry(reference.clone().with_default_tag())
+                }
+                NamedContextValue::OciLayout { path, reference } => ImageOrigin::OciLayout {
+                    store: match &context.platform {
+                        None => context.name.clone(),
+                        Some(platform) => format!("{}::{platform}", context.name),
+                    },
+                    path: path.clone(),
+                    reference: reference.clone(),
+                },
+                NamedContextValue::Target(lowered) => {
+                    let texts = lowered.config.config.on_build.clone();
+                    return Some(parse_all(ctx, plan, index, &texts, &context.name.clone()));
+                }
+                _ => return Some(vec![]),
+            };
+            let texts = ctx
+                .facts
+                .images
+                .get(&ImageQuery { origin, platform })
+                .map(|facts| facts.config.config.on_build.clone())
+                .unwrap_or_default();
+            (texts, context.name.clone())
+        }
+    };
+    Some(parse_all(ctx, plan, index, &texts, &name))
+}
+
+fn parse_all(ctx: &mut Ctx<'_>, plan: &Plan<'_>, index: usize, texts: &[String], name: &str) -> Vec<Trigger> {
+    let from = plan.stages[index].from;
+    let mut out = Vec::with_capacity(texts.len());
+    for text in texts {
+        let parsed = parse_instruction(text, '\\');
+        let problem = parsed.diagnostics.iter().find(|it| it.severity == Severity::Error);
+        let allowed = !matches!(
+            parsed.instruction.kind,
+            InstructionKind::From(_)
+                | InstructionKind::Maintainer(_)
+                | InstructionKind::Onbuild(_)
+                | InstructionKind::Invalid
+        );
+        if problem.is_none() && allowed {
+            out.push(Trigger { file: parsed.source, instruction: parsed.instruction });
+            continue;
+        }
+        let reason = problem.map_or("it is not allowed as a trigger", |problem| problem.message.as_str());
+        ctx.errors.push(
+            Diagnostic::error(
+                "RB1112",
+                format!("the ONBUILD trigger {text:?} of {name} cannot run: {reason}"),
+            )
+            .at(ctx.source, from.span)
+            .help("use another version of the base image"),
+        );
+    }
+    out
+}

@@ -1,0 +1,499 @@
+//! Where file systems come from that no stage makes: images, named contexts, the main context. Finding out what a
+//! name means, asking for the facts that are missing, and making the source operations.
+
+use std::sync::Arc;
+
+use rbuild_diag::{Diagnostic, SourceFile, Span};
+use rbuild_graph::{
+    CopyAction, Edge, FileAction, FileKind, FileOp, GitSource, HttpSource, ImageSource, LocalSource, Node,
+    NodeMeta, OciLayoutSource, Op, Place, SourceOp,
+};
+use rbuild_oci::{ImageConfig, ParseReferenceError, Platform, Reference};
+
+use crate::ctx::Ctx;
+use crate::git::{self, GitUrl};
+use crate::{
+    GitQuery, IgnoreFile, ImageFacts, ImageOrigin, ImageQuery, LowerOptions, MainContext, NamedContextValue,
+    Need,
+};
+
+/// Named contexts by their normalised names, and what was made of them.
+#[derive(Debug, Default)]
+pub(crate) struct Contexts {
+    names: Vec<String>,
+    /// The main context's operation.
+    main: Option<Edge>,
+}
+
+impl Contexts {
+    pub(crate) fn new(options: &LowerOptions) -> Self {
+        let names = options.named_contexts.iter().map(|context| normal_name(&context.name)).collect();
+        Self { names, main: None }
+    }
+
+    /// The operation of the main context, if a step used it.
+    pub(crate) fn main(&self) -> Option<Edge> {
+        self.main
+    }
+}
+
+/// `alpine`, `alpine:latest` and `docker.io/library/alpine` are one name.
+fn normal_name(name: &str) -> String {
+    let Ok(reference) = name.parse::<Reference>() else { return name.to_lowercase() };
+    let familiar = reference.familiar();
+    familiar.strip_suffix(":latest").map(str::to_owned).unwrap_or(familiar)
+}
+
+/// What a name means.
+#[derive(Clone, Debug)]
+pub(crate) enum Found {
+    /// Nothing to start from.
+    Scratch,
+    /// A named context, by its position in the options.
+    Context(usize),
+    /// An image.
+    Image(Reference),
+}
+
+/// A file system and, for images, its config.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    /// `None` is an empty one.
+    pub(crate) rootfs: Option<Edge>,
+    pub(crate) config: Option<Arc<ImageConfig>>,
+    /// The platform of what was found, where that is known.
+    pub(crate) platform: Option<Platform>,
+}
+
+impl Opened {
+    const EMPTY: Self = Self { rootfs: None, config: None, platform: None };
+}
+
+impl Ctx<'_> {
+    /// The named context called `name` for `platform`.
+    pub(crate) fn named_context(&self, name: &str, platform: &Platform) -> Option<usize> {
+        if self.contexts.names.is_empty()
+            || name.eq_ignore_ascii_case("scratch")
+            || name.eq_ignore_ascii_case("context")
+        {
+            return None;
+        }
+        let name = normal_name(name);
+        let wanted = platform.normalized();
+        let all = || {
+            let contexts = self.options.named_contexts.iter().zip(&self.contexts.names).enumerate();
+            contexts.filter(|(_, (_, known))| **known == name)
+        };
+        let of_platform = all().find(|(_, (context, _))| {
+            context.platform.as_ref().is_some_and(|platform| platform.normalized() == wanted)
+        });
+        of_platform.or_else(|| all().find(|(_, (it, _))| it.platform.is_none())).map(|(index, _)| index)
+    }
+
+    /// What `text` means where it is no stage.
+    pub(crate) fn find(&self, text: &str, platform: &Platform) -> Result<Found, ParseReferenceError> {
+        if text == "scratch" {
+            return Ok(Found::Scratch);
+        }
+        let reference = text.parse::<Reference>()?.with_default_tag();
+        match self.named_context(&reference.to_string(), platform) {
+            Some(index) => Ok(Found::Context(index)),
+            None => Ok(Found::Image(reference)),
+        }
+    }
+
+    /// Asks for what is needed to open `found`.
+    pub(crate) fn require(
+        &mut self,
+        found: &Found,
+        platform: &Platform,
+        place: (&SourceFile, Span),
+        similar: Option<String>,
+    ) {
+        let platform = platform.normalized();
+        let query = match found {
+            Found::Scratch => return,
+            Found::Image(reference) => registry_query(reference, platform),
+            Found::Context(index) => match self.options.named_contexts.get(*index).map(|it| &it.value) {
+                Some(NamedContextValue::Image(reference)) if is_scratch(reference) => return,
+                Some(NamedContextValue::Image(reference)) => {
+                    registry_query(&reference.clone().with_default_tag(), platform)
+                }
+                Some(NamedContextValue::OciLayout { path, reference }) => {
+                    layout_query(&self.context_name(*index), path, reference, platform)
+                }
+                Some(NamedContextValue::Git(text)) => {
+                    if let git::Parsed::Yes(url) = git::parse(text, true) {
+                        let _ = self.commit_of(&url, place.0, place.1);
+                    }
+                    return;
+                }
+                _ => return,
+            },
+        };
+        if self.facts.images.contains_key(&query) || self.needs.images.iter().any(|it| it.query == query) {
+            return;
+        }
+        self.needs.images.push(Need { query, place: Some((place.0.clone(), place.1)), similar });
+    }
+
+    /// Makes the operation for `found`. `title` makes the step's name of an image's. `None` when facts are missing.
+    pub(crate) fn open(
+        &mut self,
+        found: &Found,
+        platform: &Platform,
+        place: (&SourceFile, Span),
+        stage: &str,
+        title: &mut dyn FnMut(String) -> String,
+    ) -> Result<Option<Opened>, Diagnostic> {
+        let platform = platform.normalized();
+        match found {
+            Found::Scratch => Ok(Some(Opened::EMPTY)),
+            Found::Image(reference) => {
+                let Some(facts) = self.image_facts(&registry_query(reference, platform.clone())) else {
+                    return Ok(None);
+                };
+                Ok(Some(self.open_image(reference, &facts, platform, place, stage, title)))
+            }
+            Found::Context(index) => self.open_context(*index, platform, place, stage),
+        }
+    }
+
+    fn context_name(&self, index: usize) -> String {
+        let Some(context) = self.options.named_contexts.get(index) else { return String::new() };
+        match &context.platform {
+            None => context.name.clone(),
+            Some(platform) => format!("{}::{platform}", context.name),
+        }
+    }
+
+    fn image_facts(&self, query: &ImageQuery) -> Option<ImageFacts> {
+        self.facts.images.get(query).cloned()
+    }
+
+    fn open_image(
+        &mut self,
+        reference: &Reference,
+        facts: &ImageFacts,
+        platform: Platform,
+        place: (&SourceFile, Span),
+        stage: &str,
+        title: &mut dyn FnMut(String) -> String,
+    ) -> Opened {
+        let config = Some(facts.config.clone());
+        let found_platform = Some(platform_of(&facts.config));
+        if has_no_layers(&facts.config) {
+            return Opened { rootfs: None, config, platform: found_platform };
+        }
+        let op = Op::Source(SourceOp::Image(ImageSource {
+            reference: reference.clone(),
+            digest: facts.digest,
+            manifest: facts.manifest,
+            diff_ids: facts.config.rootfs.diff_ids.clone(),
+        }));
+        let name = title(reference.clone().with_digest(facts.digest).to_string());
+        let rootfs = Some(self.add_source(op, platform, name, Some(place), stage));
+        Opened { rootfs, config, platform: found_platform }
+    }
+
+    fn open_context(
+        &mut self,
+        index: usize,
+        platform: Platform,
+        place: (&SourceFile, Span),
+        stage: &str,
+    ) -> Result<Option<Opened>, Diagnostic> {
+        let options = self.options;
+        let Some(context) = options.named_contexts.get(index) else { return Ok(Some(Opened::EMPTY)) };
+        let label = self.context_name(index);
+        let bare = |rootfs| Opened { rootfs: Some(rootfs), config: None, platform: None };
+        match &context.value {
+            NamedContextValue::Image(reference) if is_scratch(reference) => Ok(Some(Opened::EMPTY)),
+            NamedContextValue::Image(reference) => {
+                let reference = reference.clone().with_default_tag();
+                let Some(facts) = self.image_facts(&registry_query(&reference, platform.clone())) else {
+                    return Ok(None);
+                };
+                let mut title = |name: String| format!("[context {label}] {name}");
+                Ok(Some(self.open_image(&reference, &facts, platform, place, stage, &mut title)))
+            }
+            NamedContextValue::OciLayout { path, reference } => {
+                let query = layout_query(&label, path, reference, platform.clone());
+                let Some(facts) = self.image_facts(&query) else { return Ok(None) };
+                let config = Some(facts.config.clone());
+                let found_platform = Some(platform_of(&facts.config));
+                if has_no_layers(&facts.config) {
+                    return Ok(Some(Opened { rootfs: None, config, platform: found_platform }));
+                }
+                let op = Op::Source(SourceOp::OciLayout(OciLayoutSource {
+                    store: context.name.clone(),
+                    path: path.clone(),
+                    digest: facts.digest,
+                    manifest: facts.manifest,
+                    diff_ids: facts.config.rootfs.diff_ids.clone(),
+                }));
+                let name = format!("[context {label}] OCI load from client");
+                let rootfs = Some(self.add_source(op, platform, name, Some(place), stage));
+                Ok(Some(Opened { rootfs, config, platform: found_platform }))
+            }
+            NamedContextValue::Local(ignore) => {
+                let name = format!("[context {label}] load from client");
+                Ok(Some(bare(self.add_local(&context.name, ignore, name))))
+            }
+            NamedContextValue::Git(text) => {
+                let name = format!("[context {label}] load git source {text}");
+                Ok(Some(bare(self.add_git_context(text, false, name, place)?)))
+            }
+            NamedContextValue::Http(text) => match git::parse(text, false) {
+                git::Parsed::Yes(_) => {
+                    let name = format!("[context {label}] load git source {text}");
+                    Ok(Some(bare(self.add_git_context(text, false, name, place)?)))
+                }
+                _ => Ok(Some(bare(self.add_http(
+                    text,
+                    http_file_name(text, "download"),
+                    None,
+                    format!("[context {label}] {text}"),
+                    None,
+                )))),
+            },
+            NamedContextValue::Target(lowered) => {
+                let rootfs = self.graft(lowered);
+                let config = Some(Arc::new(lowered.config.clone()));
+                Ok(Some(Opened { rootfs, config, platform: Some(lowered.platform.clone()) }))
+            }
+        }
+    }
+
+    /// Copies the operations of another target; its result.
+    fn graft(&mut self, lowered: &crate::Lowered) -> Option<Edge> {
+        let target = lowered.target?;
+        let mut places: Vec<Edge> = Vec::with_capacity(lowered.graph.len());
+        for (_, node) in lowered.graph.nodes() {
+            let mut node = node.clone();
+            for input in &mut node.inputs {
+                if let Some(place) = places.get(input.node.index()) {
+                    *input = Edge { node: place.node, output: input.output };
+                }
+            }
+            places.push(self.draft.add(node));
+        }
+        places.get(target.node.index()).map(|place| Edge { node: place.node, output: target.output })
+    }
+
+    /// The main context's operation.
+    pub(crate) fn main_context(&mut self, place: (&SourceFile, Span)) -> Result<Edge, Diagnostic> {
+        if let Some(known) = self.contexts.main {
+            return Ok(known);
+        }
+        let options = self.options;
+        let edge = match &options.context {
+            MainContext::Local(ignore) => {
+                self.add_local("context", ignore, "[internal] load build context".to_owned())
+            }
+            MainContext::Git(text) => {
+                let keep = self.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+                let keep = keep.and_then(|value| crate::gotext::parse_bool(value)).unwrap_or(false);
+                let name = format!("[internal] load git source {text}");
+                self.add_git_context(text, keep, name, place)?
+            }
+            MainContext::Http(text) => self.add_http_context(text),
+            MainContext::None => {
+                return Err(Diagnostic::error("RB1123", "there is no build context to copy from")
+                    .at(place.0, place.1)
+                    .note("the Dockerfile came without a context directory")
+                    .help("name a context directory on the command line, or copy from a stage or image with --from"));
+            }
+        };
+        self.contexts.main = Some(edge);
+        Ok(edge)
+    }
+
+    fn add_http_context(&mut self, text: &str) -> Edge {
+        let name = "[internal] load remote build context".to_owned();
+        let archive = self.add_http(text, "context".to_owned(), None, name, None);
+        let unpack = FileOp {
+            actions: vec![FileAction {
+                input: None,
+                secondary_input: Some(0),
+                output: Some(0),
+                kind: FileKind::Copy(CopyAction {
+                    src: "/context".to_owned(),
+                    dest: "/".to_owned(),
+                    attempt_unpack: true,
+                    ..CopyAction::default()
+                }),
+            }],
+        };
+        let meta = NodeMeta { name: "[internal] unpack build context".to_owned(), ..NodeMeta::default() };
+        let platform = self.any_platform();
+        self.draft.add(Node { op: Op::File(unpack), inputs: vec![archive], platform, meta })
+    }
+
+    fn add_local(&mut self, name: &str, ignore: &IgnoreFile, title: String) -> Edge {
+        let op = Op::Source(SourceOp::Local(LocalSource {
+            name: name.to_owned(),
+            include: vec![],
+            exclude: ignore.patterns.clone(),
+            follow_paths: vec![],
+        }));
+        let platform = self.any_platform();
+        self.add_source(op, platform, title, None, "")
+    }
+
+    fn add_git_context(
+        &mut self,
+        text: &str,
+        keep_git_dir: bool,
+        title: String,
+        place: (&SourceFile, Span),
+    ) -> Result<Edge, Diagnostic> {
+        match git::parse(text, true) {
+            git::Parsed::Yes(mut url) => {
+                url.keep_git_dir = Some(url.keep_git_dir.unwrap_or(keep_git_dir));
+                self.add_git(&url, title, None, place)
+            }
+            git::Parsed::No => Err(Diagnostic::error("RB1122", format!("{text:?} is no git URL"))),
+            git::Parsed::Bad(reason) => {
+                Err(Diagnostic::error("RB1122", format!("git URL {text:?} cannot be used: {reason}")))
+            }
+        }
+    }
+
+    /// A git source. While its commit is not known, any stands for it: the call ends with what is needed.
+    pub(crate) fn add_git(
+        &mut self,
+        url: &GitUrl,
+        title: String,
+        step: Option<Place>,
+        place: (&SourceFile, Span),
+    ) -> Result<Edge, Diagnostic> {
+        let keep_git_dir = url.keep_git_dir.unwrap_or(false);
+        let known = self.commit_of(url, place.0, place.1);
+        let matches = |id: &str| id.starts_with(&url.checksum);
+        if let Some((commit, tag)) = &known
+            && !matches(commit)
+            && !tag.as_deref().is_some_and(matches)
+        {
+            return Err(Diagnostic::error(
+                "RB1134",
+                format!("the commit of {} is {commit}, not {}", url.remote, url.checksum),
+            )
+            .at(place.0, place.1)
+            .help("correct the checksum, or find out who moved the branch or tag"));
+        }
+        let (commit, tag) = known.unwrap_or_default();
+        let commit = match tag {
+            Some(tag) if keep_git_dir => tag,
+            _ => commit,
+        };
+        let op = Op::Source(SourceOp::Git(GitSource {
+            url: url.remote.clone(),
+            reference: url.reference.clone(),
+            subdir: url.subdir.clone(),
+            commit,
+            keep_git_dir,
+            skip_submodules: url.submodules == Some(false),
+        }));
+        let meta = NodeMeta { name: title, place: step, ..NodeMeta::default() };
+        let platform = self.any_platform();
+        Ok(self.draft.add(Node { op, inputs: vec![], platform, meta }))
+    }
+
+    /// The commit that a git URL means, and its tag object; asked for when it is not known.
+    fn commit_of(&mut self, url: &GitUrl, file: &SourceFile, span: Span) -> Option<(String, Option<String>)> {
+        if is_commit(&url.reference) {
+            return Some((url.reference.clone(), None));
+        }
+        let query = GitQuery { url: url.remote.clone(), reference: url.reference.clone() };
+        if let Some(facts) = self.facts.git.get(&query) {
+            return Some((facts.commit.clone(), facts.tag_object.clone()));
+        }
+        if self.needs.git.iter().all(|need| need.query != query) {
+            self.needs.git.push(Need { query, place: Some((file.clone(), span)), similar: None });
+        }
+        None
+    }
+
+    /// A file from the web.
+    pub(crate) fn add_http(
+        &mut self,
+        url: &str,
+        filename: String,
+        checksum: Option<rbuild_digest::Digest>,
+        title: String,
+        step: Option<Place>,
+    ) -> Edge {
+        let op = Op::Source(SourceOp::Http(HttpSource {
+            url: url.to_owned(),
+            filename,
+            checksum,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+        }));
+        let meta = NodeMeta { name: title, place: step, ..NodeMeta::default() };
+        let platform = self.any_platform();
+        self.draft.add(Node { op, inputs: vec![], platform, meta })
+    }
+
+    fn add_source(
+        &mut self,
+        op: Op,
+        platform: Platform,
+        name: String,
+        place: Option<(&SourceFile, Span)>,
+        stage: &str,
+    ) -> Edge {
+        let place = place.map(|(file, span)| Place { file: file.clone(), span });
+        let meta = NodeMeta { name, place, stage: stage.to_owned(), ..NodeMeta::default() };
+        self.draft.add(Node { op, inputs: vec![], platform, meta })
+    }
+}
+
+/// The last part of a URL's path, or `default`.
+pub(crate) fn http_file_name(url: &str, default: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split(['?', '#']).next().unwrap_or(rest);
+    let path = rest.split_once('/').map_or("", |(_, path)| path);
+    match crate::paths::base(&git::percent_decode(path)) {
+        "." | "/" => default.to_owned(),
+        base => base.to_owned(),
+    }
+}
+
+fn registry_query(reference: &Reference, platform: Platform) -> ImageQuery {
+    ImageQuery { origin: ImageOrigin::Registry(reference.clone()), platform }
+}
+
+fn layout_query(store: &str, path: &str, reference: &str, platform: Platform) -> ImageQuery {
+    let origin = ImageOrigin::OciLayout {
+        store: store.to_owned(),
+        path: path.to_owned(),
+        reference: reference.to_owned(),
+    };
+    ImageQuery { origin, platform }
+}
+
+fn platform_of(config: &ImageConfig) -> Platform {
+    Platform {
+        architecture: config.architecture.clone(),
+        os: config.os.clone(),
+        os_version: config.os_version.clone(),
+        os_features: config.os_features.clone(),
+        variant: config.variant.clone(),
+    }
+}
+
+/// Such an image is as good as scratch.
+fn has_no_layers(config: &ImageConfig) -> bool {
+    config.rootfs.diff_ids.is_empty() && config.history.iter().all(|entry| entry.empty_layer)
+}
+
+fn is_scratch(reference: &Reference) -> bool {
+    reference.domain == "docker.io" && reference.path == "library/scratch"
+}
+
+fn is_commit(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
