@@ -100,20 +100,23 @@ pub(crate) type Table = &'static [(&'static str, Kind)];
 #[derive(Debug)]
 pub(crate) struct Flags<'a> {
     given: Vec<(&'static str, Slice<'a>, Span)>,
+    /// Which rows of the table are in use.
+    used: Vec<bool>,
 }
 
 impl<'a> Flags<'a> {
     /// Checks what was given; what is wrong is reported and left out.
     pub(crate) fn check(cx: &mut Context<'_>, keyword: &str, raw: &'a [RawFlag], table: Table) -> Self {
-        let mut flags = Self { given: Vec::with_capacity(raw.len()) };
+        let mut flags = Self { given: Vec::with_capacity(raw.len()), used: vec![false; table.len()] };
         for flag in raw {
             let (name, value) = flag.parts();
-            let Some(&(known, kind)) = table.iter().find(|(known, _)| *known == name.text()) else {
+            let Some(row) = table.iter().position(|(known, _)| *known == name.text()) else {
                 let diagnostic = unknown(cx, keyword, flag, name.text(), table);
                 cx.report(diagnostic);
                 continue;
             };
-            if kind != Kind::List && flags.given.iter().any(|(given, _, _)| *given == known) {
+            let (known, kind) = table[row];
+            if std::mem::replace(&mut flags.used[row], true) && kind != Kind::List {
                 let message = format!("duplicate flag specified: --{known}");
                 cx.error(codes::DUPLICATE_FLAG, flag.span, message, "remove one of them");
                 continue;

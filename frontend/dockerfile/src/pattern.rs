@@ -27,6 +27,8 @@ pub(crate) struct Pattern {
 impl Pattern {
     /// Reads `pattern`; the error says what is wrong with it.
     pub(crate) fn new(pattern: &str, reach: Reach) -> Result<Self, String> {
+        // BuildKit's scanner drops a byte order mark in front.
+        let pattern = pattern.strip_prefix('\u{feff}').unwrap_or(pattern);
         let mut tokens = Vec::with_capacity(pattern.len());
         let mut chars = pattern.chars().peekable();
         while let Some(c) = chars.next() {

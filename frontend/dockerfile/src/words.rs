@@ -1,11 +1,13 @@
 //! Quoting and expansion: `$VAR`, `${VAR:-x}` and its kin, with BuildKit's rules and none of its own. Variables
 //! come through a function; which ones exist is not known here.
 
+use std::collections::BTreeSet;
+
 use crate::pattern::{Reach, replace_all, replace_first, trim_prefix, trim_suffix};
 
 /// `${a:-${b:-…}}` may be nested this deep.
 const MAX_DEPTH: usize = 200;
-/// An expansion may be this long: chains of variables grow exponentially.
+/// Variables may bring in this much.
 const MAX_LENGTH: usize = 16 << 20;
 
 /// What a word became.
@@ -132,28 +134,55 @@ impl Words {
     }
 }
 
+/// Names, each once, in the order of first use.
+#[derive(Default)]
+struct Names {
+    order: Vec<String>,
+    known: BTreeSet<String>,
+}
+
+impl Names {
+    fn add(&mut self, name: &str) {
+        if !name.is_empty() && !self.known.contains(name) {
+            self.known.insert(name.to_owned());
+            self.order.push(name.to_owned());
+        }
+    }
+}
+
 struct Lexer<'a> {
     text: &'a str,
     at: usize,
     mode: Mode,
     env: Env<'a>,
     depth: usize,
-    unmatched: Vec<String>,
-    used: Vec<String>,
+    /// How many bytes variables have brought in.
+    substituted: usize,
+    unmatched: Names,
+    used: Names,
 }
 
 impl<'a> Lexer<'a> {
     fn new(text: &'a str, mode: Mode, env: Env<'a>) -> Self {
         // BuildKit's scanner drops a byte order mark in front.
         let at = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
-        Self { text, at, mode, env, depth: 0, unmatched: vec![], used: vec![] }
+        Self {
+            text,
+            at,
+            mode,
+            env,
+            depth: 0,
+            substituted: 0,
+            unmatched: Names::default(),
+            used: Names::default(),
+        }
     }
 
     fn text(mut self) -> Result<Expanded, ExpandError> {
         let rest = self.rest();
         let special = |c| matches!(c, '$' | '\'' | '"') || c == self.mode.escape;
         let value = if rest.contains(special) { self.until(None, None)? } else { rest.to_owned() };
-        Ok(Expanded { value, unmatched: self.unmatched, used: self.used })
+        Ok(Expanded { value, unmatched: self.unmatched.order, used: self.used.order })
     }
 
     fn words(mut self) -> Result<Vec<String>, ExpandError> {
@@ -209,9 +238,6 @@ impl<'a> Lexer<'a> {
             out.push_str(piece);
             if let Some(words) = words.as_deref_mut() {
                 if splits { words.split(piece) } else { words.whole(piece) }
-            }
-            if out.len() > MAX_LENGTH {
-                return Err(self.error(start, format!("the expansion is longer than {MAX_LENGTH} bytes")));
             }
         }
         match stop {
@@ -294,10 +320,12 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    /// A variable, with or without braces. What all of them bring in is bounded, for chains of variables that
+    /// hold variables grow exponentially.
     fn dollar(&mut self) -> Result<String, ExpandError> {
         let start = self.at;
         self.next();
-        if self.peek() == Some('{') {
+        let value = if self.peek() == Some('{') {
             self.next();
             self.depth += 1;
             if self.depth > MAX_DEPTH {
@@ -305,16 +333,21 @@ impl<'a> Lexer<'a> {
             }
             let value = self.braced(start)?;
             self.depth -= 1;
-            return Ok(value);
+            value
+        } else {
+            match self.name() {
+                "" => "$".to_owned(),
+                name => match self.look_up(name) {
+                    None if self.mode.keep_unset => format!("${name}"),
+                    value => value.unwrap_or_default(),
+                },
+            }
+        };
+        self.substituted += value.len();
+        if self.substituted > MAX_LENGTH {
+            return Err(self.error(start, format!("the expansion is longer than {MAX_LENGTH} bytes")));
         }
-        let name = self.name();
-        if name.is_empty() {
-            return Ok("$".to_owned());
-        }
-        Ok(match self.look_up(name) {
-            None if self.mode.keep_unset => format!("${name}"),
-            value => value.unwrap_or_default(),
-        })
+        Ok(value)
     }
 
     /// Behind `${`.
@@ -429,8 +462,8 @@ impl<'a> Lexer<'a> {
         let part = self.until(Some(stop), None);
         self.mode.keep_escapes = before;
         part.map_err(|error| {
-            let too_deep = self.depth > MAX_DEPTH;
-            if self.peek().is_none() && !too_deep { self.error(start, missing) } else { error }
+            let too_much = self.depth > MAX_DEPTH || self.substituted > MAX_LENGTH;
+            if self.peek().is_none() && !too_much { self.error(start, missing) } else { error }
         })
     }
 
@@ -448,10 +481,8 @@ impl<'a> Lexer<'a> {
 
     fn look_up(&mut self, name: &str) -> Option<String> {
         let value = (self.env)(name);
-        let seen = if value.is_some() { &mut self.used } else { &mut self.unmatched };
-        if !name.is_empty() && !seen.iter().any(|known| known == name) {
-            seen.push(name.to_owned());
-        }
+        let names = if value.is_some() { &mut self.used } else { &mut self.unmatched };
+        names.add(name);
         value
     }
 }

@@ -1,11 +1,13 @@
 //! `COPY` and `ADD`: flags, sources (paths or heredocs), destination; words or a JSON array.
 
-use rbuild_diag::{Span, Spanned};
+use std::collections::HashMap;
+
+use rbuild_diag::Spanned;
 
 use super::{Head, form_of, not_strings};
 use crate::context::Context;
 use crate::flags::{Flags, Kind, Table};
-use crate::heredoc::{Opener, in_word};
+use crate::heredoc::in_word;
 use crate::text::Slice;
 use crate::{CopyInstr, CopySource, Heredoc, InstructionKind, Word, codes, json};
 
@@ -103,23 +105,20 @@ pub(super) fn words(cx: &mut Context<'_>, rest: Slice<'_>) -> Option<Vec<Word>> 
 /// Which words are heredocs, judged word by word as BuildKit does: it looks bodies up by name, so that of two
 /// with one name the last serves both, and an opener without a body is an empty file.
 fn sources(words: Vec<Word>, bodies: Vec<Heredoc>) -> (Vec<CopySource>, Vec<Heredoc>) {
+    let by_name: HashMap<&str, &Heredoc> = bodies.iter().map(|body| (body.name.as_str(), body)).collect();
     let mut heredocs = Vec::with_capacity(bodies.len());
     let sources = words
         .into_iter()
         .map(|word| match in_word(&word.value) {
             Ok(Some(opener)) => {
-                heredocs.push(with_body_of(opener, &bodies, word.span));
+                heredocs.push(match by_name.get(opener.name.as_str()) {
+                    Some(body) => opener.with_body(&body.raw, body.span),
+                    None => opener.with_body("", word.span),
+                });
                 CopySource::Heredoc(heredocs.len() - 1)
             }
             _ => CopySource::Path(word),
         })
         .collect();
     (sources, heredocs)
-}
-
-fn with_body_of(opener: Opener, bodies: &[Heredoc], span: Span) -> Heredoc {
-    match bodies.iter().rfind(|body| body.name == opener.name) {
-        Some(body) => opener.with_body(&body.raw, body.span),
-        None => opener.with_body("", span),
-    }
 }

@@ -55,7 +55,7 @@ fn lint_casing(cx: &mut Context<'_>, head: &Head<'_>, words: &[Slice<'_>]) {
     }
 }
 
-/// The last comment above a definition should begin with the name that it describes.
+/// The last comment above a definition should begin with the name that it describes. `# check=` is no exception.
 pub(super) fn lint_description(
     cx: &mut Context<'_>,
     comments: &[Spanned<String>],
@@ -64,8 +64,7 @@ pub(super) fn lint_description(
 ) {
     let Some(comment) = comments.last() else { return };
     let first = comment.value.split(' ').next().unwrap_or_default();
-    // `# check=` above an instruction configures the checks.
-    if names.iter().any(|name| name == first) || first.to_ascii_lowercase().starts_with("check=") {
+    if names.iter().any(|name| name == first) {
         return;
     }
     let wanted = match names {

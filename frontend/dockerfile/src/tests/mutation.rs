@@ -136,6 +136,10 @@ proptest! {
     }
 }
 
+fn numbered(before: &str, after: &str, n: usize) -> String {
+    (0..n).map(|i| format!("{before}A{i}{after}")).collect()
+}
+
 /// Texts that a careless parser reads again and again; each would take minutes then.
 #[test]
 fn long_files_are_read_once() {
@@ -147,6 +151,8 @@ fn long_files_are_read_once() {
         format!("FROM a\n{}", "bogus\n".repeat(n)),
         format!("FROM a\n{}", "RUN <<EOF\n".repeat(n)),
         format!("FROM a\nCOPY {} /x\n{}", "<<A ".repeat(n / 10), "A\n".repeat(n / 10)),
+        format!("FROM a\nCOPY {} /x\n{}", numbered("<<", " ", n), numbered("", "\n", n)),
+        format!("FROM a\nCOPY {}{} a b", "--exclude=x ".repeat(n), "--link ".repeat(n)),
         format!("FROM a\nENV {}", "a=b ".repeat(n)),
         format!("FROM a\nRUN {} x", "--mount=type=cache,target=/x \\\n ".repeat(n)),
         format!("FROM a\nCMD {}", "[".repeat(n)),

@@ -92,5 +92,8 @@ fn depth_and_length_are_bounded() {
     assert_eq!(error.message, "substitutions are nested deeper than 200");
     let error = expand_word(&"$a".repeat(100), '\\', &|_| Some("x".repeat(1 << 20))).unwrap_err();
     assert_eq!(error.message, "the expansion is longer than 16777216 bytes");
-    assert!(expand_word(&format!("\"{}\"", "$a".repeat(100)), '\\', &|_| Some("x".repeat(1 << 20))).is_err());
+    let error = expand_word("\"$a$a\"", '\\', &|_| Some("x".repeat(9 << 20))).unwrap_err();
+    assert_eq!(error.offset, 3);
+    let names: String = (0..20_000).map(|i| format!("$a{i}b")).collect();
+    assert_eq!(expand_word(&names, '\\', &none).unwrap().unmatched.len(), 20_000);
 }
