@@ -1,1 +1,3 @@
-//! x
+//! Whole builds through the public surfaces, and rules about the source tree. One binary, so that it links once.
+
+mod tidy;

@@ -1,0 +1,2 @@
+/* What the two parts of the example share. */
+void greet(const char *name);
