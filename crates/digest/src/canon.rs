@@ -106,7 +106,8 @@ pub fn string(value: &str) -> String {
     out
 }
 
-fn push_string(out: &mut String, value: &str) {
+/// Appends a JSON string.
+pub fn push_string(out: &mut String, value: &str) {
     out.push('"');
     for c in value.chars() {
         match c {
