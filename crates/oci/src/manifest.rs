@@ -49,6 +49,7 @@ pub struct Index {
 
 /// Either of the two.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time is alive, and only for a moment")]
 pub enum Document {
     /// One image.
     Manifest(Manifest),

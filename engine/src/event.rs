@@ -1,0 +1,91 @@
+//! What happens during a solve, as plain data: the progress interface, and what tests assert on.
+
+use rbuild_graph::NodeId;
+use rbuild_ports::{Stream, Timestamp};
+
+use crate::Why;
+
+/// Something that happened to a step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// It was found in the cache: its record's number and when that was made.
+    Cached {
+        /// The step.
+        step: NodeId,
+        /// Since when.
+        created: Timestamp,
+    },
+    /// It runs.
+    Started {
+        /// The step.
+        step: NodeId,
+        /// Why it runs.
+        why: Why,
+        /// When.
+        at: Timestamp,
+    },
+    /// It ended well.
+    Finished {
+        /// The step.
+        step: NodeId,
+        /// When.
+        at: Timestamp,
+    },
+    /// It failed; the solve's error says how.
+    Failed {
+        /// The step.
+        step: NodeId,
+        /// When.
+        at: Timestamp,
+        /// What happened.
+        message: String,
+    },
+    /// It was stopped, since the build was cancelled or failed elsewhere.
+    Cancelled {
+        /// The step.
+        step: NodeId,
+        /// When.
+        at: Timestamp,
+    },
+    /// Output of its command.
+    Log {
+        /// The step.
+        step: NodeId,
+        /// Which stream.
+        stream: Stream,
+        /// Bytes as they came.
+        data: Vec<u8>,
+    },
+    /// How far a part of it is.
+    Status {
+        /// The step.
+        step: NodeId,
+        /// The part, such as a layer's digest.
+        id: String,
+        /// Bytes so far.
+        current: u64,
+        /// Of how many.
+        total: Option<u64>,
+        /// That was all of it.
+        done: bool,
+    },
+    /// The user must be told.
+    Warning {
+        /// The step.
+        step: NodeId,
+        /// What.
+        message: String,
+    },
+}
+
+/// Takes events; called from several threads.
+pub trait EventSink: Send + Sync {
+    /// Takes one.
+    fn event(&self, event: Event);
+}
+
+impl<F: Fn(Event) + Send + Sync> EventSink for F {
+    fn event(&self, event: Event) {
+        self(event);
+    }
+}

@@ -1,0 +1,147 @@
+//! Content keys: what an operation reads of an input, hashed as BuildKit hashes it. And sources that are fetched.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rbuild_cache_key::{ContentSpec, Facts, HttpFacts, cache_map, content_key as root_of_content};
+use rbuild_digest::Digest;
+use rbuild_graph::{Node, NodeId, SourceOp};
+use rbuild_ports::{ErrorKind, KeyId, PortError, View};
+use rbuild_tree::{NodeKind, RelPath, SelectError, TreeSource, context_root_digest, header_digest, select};
+
+use crate::StepOutput;
+use crate::progress::StepProgress;
+use crate::step::Made;
+use crate::worker::{Shared, Trouble};
+
+/// The content key of `step`'s input at `position`.
+pub(crate) fn content_key(shared: &Shared, step: NodeId, position: usize) -> Result<KeyId, Trouble> {
+    let spec = shared
+        .maps
+        .get(step.index())
+        .and_then(Option::as_ref)
+        .and_then(|map| map.deps.get(position))
+        .and_then(|dep| dep.content.as_ref());
+    let (Some(spec), Some(edge)) = (spec, shared.graph.node(step).inputs.get(position)) else {
+        return Err(PortError::new(
+            ErrorKind::Internal,
+            "the content of an input was asked for that has none",
+        )
+        .into());
+    };
+    let progress = StepProgress::new(step, shared.events.clone());
+    let view = match shared.present(*edge, &progress)? {
+        StepOutput::Snapshot(snapshot) => shared.ports.snapshots.view(&snapshot)?,
+        StepOutput::View(view) => view,
+    };
+    shared.cancel.check()?;
+    Ok(KeyId::root(&hash(&view, spec)?))
+}
+
+fn hash(view: &Arc<dyn View>, spec: &ContentSpec) -> Result<Digest, Trouble> {
+    let tree = ViewTree(&**view);
+    let mut digests = Vec::with_capacity(spec.selectors.len());
+    for selector in &spec.selectors {
+        let selection = select(&tree, &selector.path, &selector.options).map_err(|error| match error {
+            SelectError::Source(error) => error,
+            error @ (SelectError::NotFound(_) | SelectError::TooManyLinks(_)) => {
+                not_found(&tree, &selector.path, &error)
+            }
+            error @ (SelectError::Pattern(_) | SelectError::Path(_)) => {
+                PortError::new(ErrorKind::Invalid, error.to_string())
+            }
+        })?;
+        let wanted: Vec<RelPath> = selection.needed().cloned().collect();
+        let mut files = Vec::new();
+        let mut known: HashMap<RelPath, Digest> = HashMap::new();
+        for path in wanted {
+            if path.is_root() && view.is_local() {
+                known.insert(path, context_root_digest());
+                continue;
+            }
+            match tree.lookup(&path)? {
+                Some(NodeKind::Dir) => {
+                    if let Some(entry) = view.lookup(&path)? {
+                        known.insert(path, header_digest(&entry));
+                    }
+                }
+                _ => files.push(path),
+            }
+        }
+        for (path, digest) in files.iter().zip(view.entry_digests(&files)?) {
+            known.insert(path.clone(), digest);
+        }
+        let gone = |path: &RelPath| {
+            PortError::new(
+                ErrorKind::Invalid,
+                format!("{} changed while it was read", path.as_path().display()),
+            )
+        };
+        digests.push(selection.digest(|path| known.get(path).copied().ok_or_else(|| gone(path)))?);
+    }
+    Ok(root_of_content(&digests))
+}
+
+/// Names what is missing, and what is there instead.
+fn not_found(tree: &ViewTree<'_>, path: &str, error: &dyn std::fmt::Display) -> PortError {
+    let mut out = PortError::new(
+        ErrorKind::NotFound,
+        format!("{path:?}: {}", error.to_string().rsplit(": ").next().unwrap_or("not found")),
+    );
+    let trimmed = path.trim_matches('/');
+    let (dir, name) = trimmed.rsplit_once('/').unwrap_or(("", trimmed));
+    if let Ok(dir) = RelPath::clean(dir)
+        && let Ok(children) = tree.0.children(&dir)
+    {
+        let names: Vec<String> =
+            children.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+        if let Some(similar) = rbuild_diag::nearest(name, names.iter().map(String::as_str)) {
+            out.help = Some(format!("did you mean {similar:?}?"));
+        } else if names.len() <= 20 && !names.is_empty() {
+            out.help = Some(format!("there are: {}", names.join(", ")));
+        }
+    }
+    out
+}
+
+/// A view for selecting.
+struct ViewTree<'a>(&'a dyn View);
+
+impl TreeSource for ViewTree<'_> {
+    type Error = PortError;
+
+    fn lookup(&self, path: &RelPath) -> Result<Option<NodeKind>, PortError> {
+        Ok(self.0.lookup(path)?.map(|entry| rbuild_ports::node_kind(&entry)))
+    }
+
+    fn children(&self, dir: &RelPath) -> Result<Vec<(Vec<u8>, NodeKind)>, PortError> {
+        self.0.list(dir)
+    }
+}
+
+/// Sources that must be looked at to know their keys.
+pub(crate) fn fetch(
+    shared: &Shared,
+    node: &Node,
+    source: &SourceOp,
+    progress: &StepProgress,
+) -> Result<Made, Trouble> {
+    match source {
+        SourceOp::Http(http) => {
+            let (view, content) = shared.ports.sources.http(http, progress, &shared.cancel)?;
+            let facts = Facts { http: Some(HttpFacts { content, last_modified: None }), ..Facts::default() };
+            let map = cache_map(node, &facts)
+                .map_err(|error| PortError::new(ErrorKind::Invalid, error.to_string()))?;
+            let keys = map.digest.record_key(0).map(|digest| KeyId::root(&digest)).into_iter().collect();
+            Ok(Made { outputs: vec![(0, StepOutput::View(view))], keys: Some(keys) })
+        }
+        SourceOp::Git(git) => Err(PortError::new(
+            ErrorKind::Unsupported,
+            format!("cannot fetch {}: git sources are not supported yet", git.url),
+        )
+        .into()),
+        SourceOp::Image(_) | SourceOp::OciLayout(_) | SourceOp::Local(_) => {
+            Err(PortError::new(ErrorKind::Internal, "a source that is known was to be fetched").into())
+        }
+    }
+}

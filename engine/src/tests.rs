@@ -1,0 +1,359 @@
+//! The scheduler against the index algebra, without any world: scripts that say which steps ran and why, and random graphs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rbuild_digest::Digest;
+use rbuild_graph::{Edge, NodeId};
+use rbuild_ports::fakes::MemoryIndex;
+use rbuild_ports::{CacheIndex, KeyId, NewRecord, RecordKind, Snapshot, Timestamp};
+
+use crate::{Command, DepSpec, Reply, Scheduler, StepKind, StepSpec, Why};
+
+/// A step of a test: its text is its operation; what it makes depends on the text and the contents of its inputs.
+#[derive(Clone, Debug)]
+struct T {
+    text: String,
+    inputs: Vec<(usize, bool)>,
+    kind: Kind,
+    no_cache: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Kind {
+    Image,
+    Local,
+    Work,
+    /// Makes the same whatever its inputs are.
+    Constant,
+}
+
+fn t(kind: Kind, text: &str, inputs: &[(usize, bool)]) -> T {
+    T { text: text.to_owned(), inputs: inputs.to_vec(), kind, no_cache: false }
+}
+
+/// A world that lasts over several builds.
+#[derive(Default)]
+struct World {
+    index: MemoryIndex,
+    time: i64,
+    /// Contents of results, by record description.
+    contents: BTreeMap<String, String>,
+}
+
+struct Build<'a> {
+    world: &'a mut World,
+    steps: Vec<T>,
+    content: Vec<Option<String>>,
+    log: Vec<String>,
+    runs: Vec<usize>,
+    hashed: usize,
+}
+
+impl Build<'_> {
+    fn specs(&self) -> Vec<StepSpec> {
+        let spec = |(i, step): (usize, &T)| StepSpec {
+            node: NodeId(u32::try_from(i).unwrap()),
+            inputs: step
+                .inputs
+                .iter()
+                .map(|(n, _)| Edge { node: NodeId(u32::try_from(*n).unwrap()), output: 0 })
+                .collect(),
+            deps: step
+                .inputs
+                .iter()
+                .map(|(_, content)| DepSpec { selector: Some(Digest::of("/")), content: *content })
+                .collect(),
+            kind: match step.kind {
+                Kind::Image => StepKind::Known(vec![KeyId::root(&Digest::of(&step.text))]),
+                Kind::Local => StepKind::Known(vec![]),
+                Kind::Work | Kind::Constant => StepKind::Op(Digest::of(&step.text)),
+            },
+            ignore_cache: step.no_cache,
+            outputs: vec![0],
+            heavy: true,
+        };
+        self.steps.iter().enumerate().map(spec).collect()
+    }
+
+    fn perform(&mut self, command: Command) -> Reply {
+        match command {
+            Command::Probe { step, queries, learn } => {
+                let keys = self.world.index.probe(&queries[0]).unwrap();
+                let record = self.world.index.records(&keys).unwrap().into_iter().next();
+                if let Some(record) = &record {
+                    for query in &learn {
+                        self.world.index.save(query, None).unwrap();
+                    }
+                    self.content[step.index()] = Some(self.world.contents[&record.description].clone());
+                    self.log.push(format!("n{} hit", step.0));
+                }
+                Reply::Probed { step, keys: vec![keys], hit: record.is_some() }
+            }
+            Command::Hash { step, input } => {
+                self.hashed += 1;
+                let (from, _) = self.steps[step.index()].inputs[input];
+                let content = self.content[from].clone().expect("the input has a result");
+                Reply::Hashed { step, input, key: KeyId::root(&Digest::of(format!("content {content}"))) }
+            }
+            Command::Run { step, queries, why } => {
+                let i = step.index();
+                self.runs.push(i);
+                let this = &self.steps[i];
+                let mut made = this.text.clone();
+                if this.kind != Kind::Constant {
+                    for (input, _) in &this.inputs {
+                        made = format!(
+                            "{made}({})",
+                            self.content[*input].as_ref().expect("ran before its inputs had results")
+                        );
+                    }
+                }
+                self.world.time += 1;
+                let made = Digest::of(made).short();
+                self.content[i] = Some(made.clone());
+                let description = format!("{} {}", this.text, self.world.time);
+                self.world.contents.insert(description.clone(), made);
+                let record = NewRecord {
+                    snapshot: Snapshot::default(),
+                    created: Timestamp(self.world.time),
+                    description,
+                    cost_ms: 1,
+                    kind: RecordKind::Local,
+                    preimage: String::new(),
+                };
+                let key = self.world.index.save(&queries[0], Some(&record)).unwrap();
+                let why = match why {
+                    Why::NotInCache => String::new(),
+                    why => format!(" {why:?}"),
+                };
+                self.log.push(format!("n{} ran{why}", step.0));
+                Reply::Ran { step, keys: vec![vec![key]] }
+            }
+        }
+    }
+}
+
+/// Builds `target` with replies in an order that `seed` decides; returns what ran and what hit, sorted by node, and the content.
+fn build(world: &mut World, steps: &[T], target: usize, seed: u64) -> (Vec<String>, String, usize) {
+    let mut content = vec![None; steps.len()];
+    for (i, step) in steps.iter().enumerate() {
+        if matches!(step.kind, Kind::Image | Kind::Local) {
+            content[i] = Some(Digest::of(&step.text).short());
+        }
+    }
+    let mut build = Build { world, steps: steps.to_vec(), content, log: vec![], runs: vec![], hashed: 0 };
+    let target_id = NodeId(u32::try_from(target).unwrap());
+    let mut scheduler = Scheduler::new(build.specs(), &[target_id], 3);
+    let mut waiting: Vec<Command> = vec![];
+    let mut random = seed;
+    while !scheduler.finished() {
+        waiting.extend(scheduler.poll());
+        if waiting.is_empty() {
+            assert!(scheduler.finished(), "nothing to do, and not finished");
+            break;
+        }
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let next = usize::try_from(random >> 33).unwrap() % waiting.len();
+        let reply = build.perform(waiting.swap_remove(next));
+        scheduler.on(reply);
+    }
+    assert!(scheduler.succeeded());
+    let once: BTreeSet<usize> = build.runs.iter().copied().collect();
+    assert_eq!(once.len(), build.runs.len(), "a step ran twice: {:?}", build.runs);
+    let (mut log, hashed) = (build.log, build.hashed);
+    let content = build.content[target].clone().unwrap();
+    log.sort_by_key(|line| line[1..].split(' ').next().and_then(|n| n.parse::<usize>().ok()));
+    (log, content, hashed)
+}
+
+/// base, context, `COPY` of the context, `RUN` on it, final stage with `COPY --from`.
+fn app(source: &str) -> Vec<T> {
+    vec![
+        t(Kind::Image, "base", &[]),
+        t(Kind::Local, source, &[]),
+        t(Kind::Work, "copy", &[(0, false), (1, true)]),
+        t(Kind::Work, "make", &[(2, false)]),
+        t(Kind::Work, "copy-from", &[(0, false), (3, true)]),
+        t(Kind::Work, "run-final", &[(4, false)]),
+    ]
+}
+
+#[test]
+fn nothing_changed_is_all_hits_and_only_the_context_is_hashed() {
+    let mut world = World::default();
+    let (log, first, _) = build(&mut world, &app("a"), 5, 1);
+    assert_eq!(log, ["n2 ran", "n3 ran", "n4 ran", "n5 ran"]);
+    let (log, second, hashed) = build(&mut world, &app("a"), 5, 2);
+    assert_eq!(log, ["n2 hit", "n3 hit", "n4 hit", "n5 hit"]);
+    assert_eq!((first, hashed), (second, 1));
+}
+
+#[test]
+fn a_changed_source_runs_what_depends_on_it() {
+    let mut world = World::default();
+    build(&mut world, &app("a"), 5, 1);
+    assert_eq!(build(&mut world, &app("b"), 5, 1).0, ["n2 ran", "n3 ran", "n4 ran", "n5 ran"]);
+    assert_eq!(build(&mut world, &app("a"), 5, 1).0, ["n2 hit", "n3 hit", "n4 hit", "n5 hit"]);
+}
+
+#[test]
+fn equal_output_of_a_step_that_ran_cuts_the_build_off() {
+    let mut world = World::default();
+    let steps = |source| {
+        let mut steps = app(source);
+        steps[3].kind = Kind::Constant;
+        steps
+    };
+    build(&mut world, &steps("a"), 5, 1);
+    assert_eq!(build(&mut world, &steps("b"), 5, 1).0, ["n2 ran", "n3 ran", "n4 hit", "n5 hit"]);
+    // The equivalence was learned: now by definition.
+    let (log, _, hashed) = build(&mut world, &steps("b"), 5, 1);
+    assert_eq!((log.len(), log.iter().all(|line| line.ends_with("hit")), hashed), (4, true, 1));
+}
+
+#[test]
+fn a_pruned_record_runs_only_when_it_is_needed() {
+    let mut world = World::default();
+    build(&mut world, &app("a"), 5, 1);
+    world.index.prune(|description| description.starts_with("make"));
+    assert_eq!(build(&mut world, &app("a"), 5, 1).0, ["n2 hit", "n4 hit", "n5 hit"]);
+    world
+        .index
+        .prune(|description| description.starts_with("copy-from") || description.starts_with("run-final"));
+    assert_eq!(
+        build(&mut world, &app("a"), 5, 1).0,
+        ["n2 hit", "n3 ran Pruned", "n4 ran Pruned", "n5 ran Pruned"]
+    );
+}
+
+#[test]
+fn no_cache_runs_a_step_and_does_not_trust_old_records_on_it() {
+    let mut world = World::default();
+    build(&mut world, &app("a"), 5, 1);
+    let mut steps = app("a");
+    steps[3].no_cache = true;
+    // Its content is what it was, so the final stage is a hit by content.
+    assert_eq!(build(&mut world, &steps, 5, 1).0, ["n2 hit", "n3 ran NoCache", "n4 hit", "n5 hit"]);
+    let mut steps = app("a");
+    steps[2].no_cache = true;
+    assert_eq!(build(&mut world, &steps, 5, 1).0, ["n2 ran NoCache", "n3 ran", "n4 hit", "n5 hit"]);
+    for step in &mut steps {
+        step.no_cache = true;
+    }
+    assert_eq!(
+        build(&mut world, &steps, 5, 1).0,
+        ["n2 ran NoCache", "n3 ran NoCache", "n4 ran NoCache", "n5 ran NoCache"]
+    );
+    assert_eq!(build(&mut world, &app("a"), 5, 1).0, ["n2 hit", "n3 hit", "n4 hit", "n5 hit"]);
+}
+
+#[test]
+fn a_failure_starts_nothing_more_and_ends() {
+    let steps = app("a");
+    let world = &mut World::default();
+    let build = Build { world, steps, content: vec![], log: vec![], runs: vec![], hashed: 0 };
+    let mut scheduler = Scheduler::new(build.specs(), &[NodeId(5)], 1);
+    let mut commands = scheduler.poll();
+    let Some(Command::Hash { step, input }) = commands.pop() else { panic!("the context is hashed first") };
+    scheduler.on(Reply::Hashed { step, input, key: KeyId::root(&Digest::of("x")) });
+    assert!(matches!(scheduler.poll().as_slice(), [Command::Probe { .. }]));
+    scheduler.on(Reply::Failed { step });
+    assert!(scheduler.poll().is_empty() && scheduler.finished() && !scheduler.succeeded());
+}
+
+#[test]
+fn a_lost_result_is_made_again() {
+    let mut world = World::default();
+    build(&mut world, &app("a"), 5, 1);
+    world.index.prune(|description| description.starts_with("run-final"));
+    let mut content = vec![None; 6];
+    (content[0], content[1]) = (Some(Digest::of("base").short()), Some(Digest::of("a").short()));
+    let mut build =
+        Build { world: &mut world, steps: app("a"), content, log: vec![], runs: vec![], hashed: 0 };
+    let mut scheduler = Scheduler::new(build.specs(), &[NodeId(5)], 1);
+    let (mut lost, mut ran) = (false, vec![]);
+    while !scheduler.finished() {
+        for command in scheduler.poll() {
+            let reply = match command {
+                Command::Run { step: NodeId(5), .. } if !lost => {
+                    lost = true;
+                    Reply::Lost { step: NodeId(5), input: None, lost: NodeId(4) }
+                }
+                command => {
+                    if let Command::Run { step, why, .. } = &command {
+                        ran.push((step.0, *why));
+                    }
+                    build.perform(command)
+                }
+            };
+            scheduler.on(reply);
+        }
+    }
+    assert_eq!(ran, [(4, Why::Lost), (5, Why::Pruned)]);
+}
+
+mod random {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn graphs() -> impl Strategy<Value = Vec<T>> {
+        let step = (
+            0..4usize,
+            0..6u8,
+            prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 1..4),
+            0..8u8,
+        );
+        prop::collection::vec(step, 2..24).prop_map(|raw| {
+            let mut steps: Vec<T> = vec![];
+            for (i, (kind, text, inputs, no_cache)) in raw.into_iter().enumerate() {
+                let kind = [Kind::Image, Kind::Local, Kind::Work, Kind::Constant][kind];
+                let source = i == 0 || matches!(kind, Kind::Image | Kind::Local);
+                let kind = if i == 0 { Kind::Image } else { kind };
+                let inputs = if source {
+                    vec![]
+                } else {
+                    inputs.iter().map(|(n, content)| (n.index(i), *content)).collect()
+                };
+                // Distinct operations, since equal nodes are one in a graph; a local context only counts by content.
+                let text = format!("{i} {text}");
+                let mut step = T { text, inputs, kind, no_cache: no_cache == 0 && !source };
+                for (input, content) in &mut step.inputs {
+                    *content |= steps[*input].kind == Kind::Local;
+                }
+                steps.push(step);
+            }
+            steps
+        })
+    }
+
+    /// What a build without any cache makes.
+    fn naive(steps: &[T], i: usize) -> String {
+        let step = &steps[i];
+        let mut made = step.text.clone();
+        if step.kind == Kind::Work {
+            for (input, _) in &step.inputs {
+                made = format!("{made}({})", naive(steps, *input));
+            }
+        }
+        Digest::of(made).short()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        /// Cold, warm, changed, pruned: whatever the order of replies, the result is what a naive build makes, and no step runs twice.
+        #[test]
+        fn cached_equals_naive(steps in graphs(), changed in any::<prop::sample::Index>(), seeds in any::<[u64; 4]>()) {
+            let target = steps.len() - 1;
+            let mut world = World::default();
+            prop_assert_eq!(build(&mut world, &steps, target, seeds[0]).1, naive(&steps, target));
+            prop_assert_eq!(build(&mut world, &steps, target, seeds[1]).1, naive(&steps, target));
+            let mut other = steps.clone();
+            other[changed.index(steps.len())].text += "!";
+            prop_assert_eq!(build(&mut world, &other, target, seeds[2]).1, naive(&other, target));
+            world.index.prune(|description| description.len() % 2 == 0);
+            prop_assert_eq!(build(&mut world, &steps, target, seeds[3]).1, naive(&steps, target));
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! Performs the scheduler's commands: the only caller of ports. Blocking; one call a command.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rbuild_cache_key::CacheMap;
+use rbuild_graph::{Edge, Graph, NodeId, Op, SourceOp};
+use rbuild_ports::{
+    BlobStore, CacheIndex, CancelToken, Clock, ErrorKind, Executor, KeyId, KeyQuery, LayerId, NewRecord,
+    PortError, Record, RecordKind, Secrets, Snapshot, Snapshots, Sources, Timestamp, View,
+};
+
+use crate::materialise::Materialiser;
+use crate::progress::StepProgress;
+use crate::run::failed_event;
+use crate::{Cause, Command, Event, EventSink, Reply, SolveError, Why, step};
+
+/// The world.
+#[derive(Clone)]
+pub struct Ports {
+    /// Keys and records.
+    pub index: Arc<dyn CacheIndex>,
+    /// Layer directories.
+    pub snapshots: Arc<dyn Snapshots>,
+    /// Blobs.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Commands.
+    pub executor: Arc<dyn Executor>,
+    /// Images, contexts, downloads.
+    pub sources: Arc<dyn Sources>,
+    /// What the user lends.
+    pub secrets: Arc<dyn Secrets>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A step's result.
+#[derive(Clone)]
+pub enum StepOutput {
+    /// A file system in the store; its layers may not be on the disk yet.
+    Snapshot(Snapshot),
+    /// A tree that is only read.
+    View(Arc<dyn View>),
+}
+
+/// What all workers of a solve share.
+pub(crate) struct Shared {
+    pub(crate) graph: Arc<Graph>,
+    pub(crate) maps: Vec<Option<CacheMap>>,
+    pub(crate) ports: Arc<Ports>,
+    pub(crate) events: Arc<dyn EventSink>,
+    pub(crate) cancel: CancelToken,
+    pub(crate) materialiser: Materialiser,
+    results: Mutex<Vec<Option<StepResult>>>,
+    /// Held while a local context is opened.
+    opening: Mutex<()>,
+    /// Images of which something was fetched.
+    fetched: Mutex<HashSet<NodeId>>,
+}
+
+#[derive(Clone)]
+pub(crate) struct StepResult {
+    /// Output number and what it is.
+    pub(crate) outputs: Vec<(u32, StepOutput)>,
+    /// Records it came from, to be forgotten when they turn out wrong.
+    pub(crate) records: Vec<i64>,
+}
+
+/// What a worker has to say.
+pub(crate) struct Answer {
+    pub(crate) reply: Option<Reply>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) failure: Option<SolveError>,
+}
+
+impl Answer {
+    pub(crate) fn wake() -> Self {
+        Self { reply: None, events: vec![], failure: None }
+    }
+}
+
+/// Why a command could not be performed.
+pub(crate) enum Trouble {
+    /// The result of this step is gone.
+    Lost(NodeId),
+    /// The build fails.
+    Failed(SolveError),
+}
+
+impl From<PortError> for Trouble {
+    fn from(error: PortError) -> Self {
+        Self::Failed(SolveError::from(Cause::Port(error)))
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        graph: Arc<Graph>,
+        maps: Vec<Option<CacheMap>>,
+        ports: Arc<Ports>,
+        events: Arc<dyn EventSink>,
+        aliases: &HashMap<LayerId, LayerId>,
+        cancel: CancelToken,
+    ) -> Self {
+        let results = graph.nodes().map(|(_, node)| step::known(&node.op, aliases)).collect();
+        let results = Mutex::new(results);
+        let materialiser = Materialiser::new(ports.clone());
+        Self {
+            graph,
+            maps,
+            ports,
+            events,
+            cancel,
+            materialiser,
+            results,
+            opening: Mutex::new(()),
+            fetched: Mutex::default(),
+        }
+    }
+
+    /// An output. Scratch if the scheduler let somebody ask too early, which its tests rule out.
+    pub(crate) fn output(&self, edge: Edge) -> StepOutput {
+        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = results.get(edge.node.index()).and_then(Option::as_ref);
+        let output =
+            result.and_then(|result| result.outputs.iter().find(|(output, _)| *output == edge.output));
+        output.map_or_else(|| StepOutput::Snapshot(Snapshot::default()), |(_, output)| output.clone())
+    }
+
+    /// An output with all its layers on the disk; local contexts are opened by the first who asks.
+    pub(crate) fn present(&self, edge: Edge, progress: &StepProgress) -> Result<StepOutput, Trouble> {
+        if let Op::Source(SourceOp::Local(local)) = &self.graph.node(edge.node).op {
+            let _one = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.results.lock().unwrap_or_else(PoisonError::into_inner)[edge.node.index()].is_none() {
+                let view = self.shown(edge.node, |_| self.ports.sources.local(local, &self.cancel))?;
+                self.keep(edge.node, vec![(0, StepOutput::View(view))], vec![]);
+            }
+        }
+        let output = self.output(edge);
+        let StepOutput::Snapshot(snapshot) = &output else { return Ok(output) };
+        if !self.materialiser.is_missing(snapshot) {
+            return Ok(output);
+        }
+        let source = matches!(self.graph.node(edge.node).op, Op::Source(_));
+        let first = source && self.fetched.lock().unwrap_or_else(PoisonError::into_inner).insert(edge.node);
+        let ensured = if first {
+            self.shown(edge.node, |progress| self.materialiser.ensure(snapshot, progress, &self.cancel))
+        } else {
+            self.materialiser.ensure(snapshot, progress, &self.cancel)
+        };
+        match ensured {
+            Ok(()) => Ok(output),
+            Err(error) => Err(self.lost(edge.node).map_or_else(|| Trouble::from(error), Trouble::Lost)),
+        }
+    }
+
+    /// Does `work` for a source, and tells that it starts and ends.
+    fn shown<T>(
+        &self,
+        node: NodeId,
+        work: impl FnOnce(&StepProgress) -> Result<T, PortError>,
+    ) -> Result<T, PortError> {
+        self.events.event(Event::Started { step: node, why: Why::Source, at: self.ports.clock.now() });
+        let result = work(&StepProgress::new(node, self.events.clone()));
+        let at = self.ports.clock.now();
+        self.events.event(match &result {
+            Ok(_) => Event::Finished { step: node, at },
+            Err(error) if error.kind == ErrorKind::Cancelled => Event::Cancelled { step: node, at },
+            Err(error) => Event::Failed { step: node, at, message: error.to_string() },
+        });
+        result
+    }
+
+    /// Images among `nodes` of which nothing had to be fetched.
+    pub(crate) fn untouched_images(&self, nodes: &[NodeId]) -> Vec<NodeId> {
+        let fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let image = |node: &NodeId| {
+            matches!(self.graph.node(*node).op, Op::Source(SourceOp::Image(_) | SourceOp::OciLayout(_)))
+        };
+        nodes.iter().copied().filter(|node| image(node) && !fetched.contains(node)).collect()
+    }
+
+    /// Forgets the records that `node`'s result came from; `None` when it did not come from records.
+    fn lost(&self, node: NodeId) -> Option<NodeId> {
+        if self.cancel.is_cancelled() {
+            return None;
+        }
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = results.get_mut(node.index())?;
+        let records = slot.as_ref().map(|result| result.records.clone()).unwrap_or_default();
+        if records.is_empty() {
+            return None;
+        }
+        *slot = None;
+        drop(results);
+        for record in records {
+            // Should that fail too, the next look-up finds the same damage again.
+            drop(self.ports.index.forget(record));
+        }
+        Some(node)
+    }
+
+    fn keep(&self, node: NodeId, outputs: Vec<(u32, StepOutput)>, records: Vec<i64>) {
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = results.get_mut(node.index()) {
+            *slot = Some(StepResult { outputs, records });
+        }
+    }
+}
+
+/// Performs a command.
+pub(crate) fn perform(shared: &Shared, command: Command) -> Answer {
+    match command {
+        Command::Probe { step, queries, learn } => answer(shared, step, None, |events| {
+            let (keys, found) = probe(shared, &queries)?;
+            let hit = found.is_some();
+            if let Some(records) = found {
+                for query in &learn {
+                    shared.ports.index.save(query, None)?;
+                }
+                if let Some(record) = records.first() {
+                    events.push(Event::Cached { step, created: record.created });
+                }
+                let ids = records.iter().map(|record| record.id).collect();
+                let outputs = queries
+                    .iter()
+                    .zip(records)
+                    .map(|(query, record)| (query.output, StepOutput::Snapshot(record.snapshot)))
+                    .collect();
+                shared.keep(step, outputs, ids);
+            }
+            Ok(Reply::Probed { step, keys, hit })
+        }),
+        Command::Hash { step, input } => answer(shared, step, Some(input), |_| {
+            Ok(Reply::Hashed { step, input, key: step::content_key(shared, step, input)? })
+        }),
+        Command::Run { step, queries, why } => run(shared, step, &queries, why),
+    }
+}
+
+fn answer(
+    shared: &Shared,
+    step: NodeId,
+    input: Option<usize>,
+    work: impl FnOnce(&mut Vec<Event>) -> Result<Reply, Trouble>,
+) -> Answer {
+    let mut events = Vec::new();
+    match work(&mut events) {
+        Ok(reply) => Answer { reply: Some(reply), events, failure: None },
+        Err(Trouble::Lost(lost)) => {
+            Answer { reply: Some(Reply::Lost { step, input, lost }), events, failure: None }
+        }
+        Err(Trouble::Failed(mut error)) => {
+            error.step.get_or_insert(step);
+            events.extend(failed_event(&error, shared.ports.clock.now()));
+            Answer { reply: Some(Reply::Failed { step }), events, failure: Some(error) }
+        }
+    }
+}
+
+/// Matching keys of each query, and a record for each if all have one.
+type Probed = (Vec<Vec<KeyId>>, Option<Vec<Record>>);
+
+fn probe(shared: &Shared, queries: &[KeyQuery]) -> Result<Probed, Trouble> {
+    let index = &shared.ports.index;
+    let keys = queries.iter().map(|query| index.probe(query)).collect::<Result<Vec<_>, _>>()?;
+    if keys.iter().any(Vec::is_empty) {
+        return Ok((keys, None));
+    }
+    let newest = keys
+        .iter()
+        .map(|keys| Ok(index.records(keys)?.into_iter().next()))
+        .collect::<Result<Option<Vec<_>>, PortError>>()?;
+    Ok((keys, newest))
+}
+
+fn run(shared: &Shared, step: NodeId, queries: &[KeyQuery], why: Why) -> Answer {
+    let started = shared.ports.clock.now();
+    if step::visible(&shared.graph.node(step).op) {
+        shared.events.event(Event::Started { step, why, at: started });
+    }
+    let progress = StepProgress::new(step, shared.events.clone());
+    let mut out = answer(shared, step, None, |events| {
+        shared.cancel.check()?;
+        let made = step::run(shared, step, &progress)?;
+        let at = shared.ports.clock.now();
+        let keys = match made.keys {
+            Some(keys) => vec![keys; shared_outputs(queries, &made.outputs)],
+            None => save(shared, step, queries, &made.outputs, millis(started, at))?,
+        };
+        shared.keep(step, made.outputs, vec![]);
+        if step::visible(&shared.graph.node(step).op) {
+            events.push(Event::Finished { step, at });
+        }
+        Ok(Reply::Ran { step, keys })
+    });
+    if let Some(failure) = &mut out.failure {
+        failure.log_tail = progress.tail();
+    }
+    out
+}
+
+fn shared_outputs(queries: &[KeyQuery], outputs: &[(u32, StepOutput)]) -> usize {
+    queries.len().max(outputs.len()).max(1)
+}
+
+fn millis(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from(to.0.saturating_sub(from.0) / 1_000_000).unwrap_or(0)
+}
+
+fn save(
+    shared: &Shared,
+    step: NodeId,
+    queries: &[KeyQuery],
+    outputs: &[(u32, StepOutput)],
+    cost_ms: u64,
+) -> Result<Vec<Vec<KeyId>>, Trouble> {
+    let node = shared.graph.node(step);
+    let preimage = shared
+        .maps
+        .get(step.index())
+        .and_then(Option::as_ref)
+        .map(|map| map.preimage.text.clone())
+        .unwrap_or_default();
+    let mut keys = Vec::with_capacity(queries.len());
+    for query in queries {
+        if query.inputs.iter().any(Vec::is_empty) {
+            // An input that has neither a key nor a content key: nothing could lead to this result again.
+            keys.push(vec![]);
+            continue;
+        }
+        let snapshot = outputs.iter().find_map(|(output, made)| match made {
+            StepOutput::Snapshot(snapshot) if *output == query.output => Some(snapshot.clone()),
+            _ => None,
+        });
+        let record = snapshot.map(|snapshot| NewRecord {
+            snapshot,
+            created: shared.ports.clock.now(),
+            description: node.meta.name.clone(),
+            cost_ms,
+            kind: RecordKind::Local,
+            preimage: preimage.clone(),
+        });
+        keys.push(vec![shared.ports.index.save(query, record.as_ref())?]);
+    }
+    Ok(keys)
+}
