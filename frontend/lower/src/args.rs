@@ -5,8 +5,10 @@ use rbuild_diag::Diagnostic;
 use rbuild_dockerfile::{ArgDecl, Instruction, expand_word};
 use rbuild_oci::Platform;
 
+use crate::codes;
 use crate::ctx::{At, Ctx, expand_error};
 use crate::env::Env;
+use crate::fault::Fault;
 use crate::{GitQuery, MainContext, Need, git};
 
 /// Says which parts of a build are scanned for a bill of materials; never part of an environment.
@@ -57,6 +59,9 @@ pub(crate) fn set_platform_args(ctx: &mut Ctx<'_>, target_stage: &str) {
     }
 }
 
+/// The variables, and every declaration with its value.
+type Declared = (Env, Vec<(String, Option<String>)>);
+
 /// What the declarations before the first `FROM` give, over `start`. With `overridden` build arguments count;
 /// without, it is what the file means by itself.
 pub(crate) fn declared(
@@ -64,7 +69,7 @@ pub(crate) fn declared(
     start: &Env,
     declarations: &[(&Instruction, &[ArgDecl])],
     overridden: bool,
-) -> Result<(Env, Vec<(String, Option<String>)>), Vec<Diagnostic>> {
+) -> Result<Declared, Vec<Fault>> {
     let mut env = start.clone();
     let mut all = Vec::new();
     let mut errors = Vec::new();
@@ -107,7 +112,7 @@ pub(crate) fn resolve_epoch(ctx: &mut Ctx<'_>) {
             Ok(seconds) => Some(seconds),
             Err(_) => {
                 ctx.errors
-                    .push(Diagnostic::error("RB1128", format!("invalid {EPOCH} {text:?}")).help(
+                    .push(Diagnostic::error(codes::EPOCH, format!("invalid {EPOCH} {text:?}")).help(
                         "give seconds since 1970, or \"context\" for the commit time of a git context",
                     ));
                 None

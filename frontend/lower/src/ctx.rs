@@ -8,8 +8,10 @@ use rbuild_dockerfile::{Dockerfile, ExpandError, Instruction, Word, expand_word}
 use rbuild_graph::{Place, ProxyEnv};
 use rbuild_oci::Platform;
 
+use crate::codes;
 use crate::draft::Draft;
 use crate::env::Env;
+use crate::fault::Fault;
 use crate::ignore::Ignored;
 use crate::lint::{Lint, Rule};
 use crate::sources::Contexts;
@@ -54,8 +56,8 @@ pub(crate) struct At<'b> {
 
 impl At<'_> {
     /// An error at `span` of this text.
-    pub(crate) fn error(&self, code: &'static str, span: Span, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::error(code, message).at(self.file, span)
+    pub(crate) fn error(&self, code: &'static str, span: Span, message: impl Into<String>) -> Fault {
+        Fault::error(code, message).at(self.file, span)
     }
 }
 
@@ -93,6 +95,13 @@ impl<'a> Ctx<'a> {
         }
     }
 
+    /// Notes an error.
+    pub(crate) fn fail(&mut self, fault: Fault) {
+        if let Fault::New(diagnostic) = fault {
+            self.errors.push(*diagnostic);
+        }
+    }
+
     /// The platform of operations that depend on none.
     pub(crate) fn any_platform(&self) -> Platform {
         self.options.build_platform.normalized()
@@ -125,7 +134,7 @@ impl<'a> Ctx<'a> {
         declared: &dyn Fn(&str) -> bool,
         at: At<'_>,
         word: &Word,
-    ) -> Result<String, Diagnostic> {
+    ) -> Result<String, Fault> {
         let escape = self.parsed.directives.escape;
         if is_plain(&word.value, escape) {
             return Ok(word.value.clone());
@@ -160,18 +169,18 @@ impl<'a> Ctx<'a> {
 
 /// Whether expansion leaves the word as it is.
 fn is_plain(word: &str, escape: char) -> bool {
-    !word.contains(|c: char| matches!(c, '$' | '\'' | '"') || c == escape)
+    !word.contains(['$', '\'', '"', escape])
 }
 
 /// An expansion that failed, at its place in the word.
-pub(crate) fn expand_error(at: At<'_>, word: &Word, error: &ExpandError) -> Diagnostic {
+pub(crate) fn expand_error(at: At<'_>, word: &Word, error: &ExpandError) -> Fault {
     let length = word.span.end.saturating_sub(word.span.start) as usize;
     let span = if length == word.value.len() && error.offset < length {
         Span::new(word.span.start as usize + error.offset, word.span.end as usize)
     } else {
         word.span
     };
-    at.error("RB1107", span, format!("cannot expand {:?}: {}", word.value, error.message))
+    at.error(codes::EXPANSION, span, format!("cannot expand {:?}: {}", word.value, error.message))
         .help("quote a literal $ with the escape character or single quotes")
 }
 

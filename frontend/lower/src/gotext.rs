@@ -156,13 +156,15 @@ pub(crate) fn parse_size(text: &str) -> Option<i64> {
     };
     let scale = 1i128 << (10 * power);
     let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
-    let mut total = whole.parse::<i128>().ok()?.checked_mul(scale)?;
-    let mut part = scale;
-    for digit in decimals.bytes() {
-        part /= 10;
-        total += part * i128::from(digit.checked_sub(b'0').filter(|d| *d < 10)?);
+    let whole = whole.parse::<i128>().ok()?.checked_mul(scale)?;
+    if !decimals.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
     }
-    i64::try_from(total).ok()
+    // Twelve decimals are more than enough for sizes; the rest is cut off.
+    let decimals = decimals.get(..12).unwrap_or(decimals);
+    let digits = if decimals.is_empty() { 0 } else { decimals.parse::<i128>().ok()? };
+    let part = digits * scale / 10i128.pow(u32::try_from(decimals.len()).ok()?);
+    i64::try_from(whole.checked_add(part)?).ok()
 }
 
 /// Seconds since 1970 as `2026-11-23T20:35:42Z`.

@@ -3,6 +3,7 @@
 use rbuild_diag::{Diagnostic, Spanned};
 use rbuild_tree::{PatternMatcher, parse_ignore_file};
 
+use crate::codes;
 use crate::ctx::{At, Ctx};
 use crate::{IgnoreFile, MainContext, lint, paths};
 
@@ -48,7 +49,7 @@ fn compile(ctx: &mut Ctx<'_>, file: &IgnoreFile) -> Option<PatternMatcher> {
         Err(error) => {
             let name = file.file.as_ref().map_or(".dockerignore", |file| file.name());
             ctx.errors.push(
-                Diagnostic::error("RB1131", format!("{name} has a malformed pattern: {error}"))
+                Diagnostic::error(codes::IGNORE_PATTERN, format!("{name} has a malformed pattern: {error}"))
                     .help("a [ must have its ], and a backslash must have a character after it"),
             );
             None

@@ -3,11 +3,13 @@
 //! (`Outcome::Need`), the caller finds out and calls again. Knows nothing of registries, stores or the engine.
 
 mod args;
+mod codes;
 mod ctx;
 mod draft;
 mod dump;
 mod env;
 mod facts;
+mod fault;
 mod git;
 mod gotext;
 mod ignore;
@@ -33,6 +35,7 @@ use ctx::Ctx;
 use stage::Stages;
 use stages::{Base, Plan};
 
+pub use codes::CODES;
 pub use dump::{dump, dump_outcome, line};
 pub use facts::{Facts, GitFacts, GitQuery, ImageFacts, ImageOrigin, ImageQuery, Need, Needs};
 pub use lint::{RULES, Rule, apply_check};
@@ -191,7 +194,7 @@ fn finish(mut ctx: Ctx<'_>, plan: &Plan<'_>, stages: &Stages) -> Result<Outcome,
     let used = context.is_some_and(|edge| ctx.draft.needs(&wanted, edge));
     let (graph, places) = std::mem::take(&mut ctx.draft).finish(&wanted).map_err(|error| {
         vec![
-            Diagnostic::error("RB1199", format!("the graph could not be built: {error}"))
+            Diagnostic::error(codes::GRAPH, format!("the graph could not be built: {error}"))
                 .help("this is a mistake in rbuild, please report it with the Dockerfile"),
         ]
     })?;

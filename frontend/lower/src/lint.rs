@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use rbuild_diag::{Diagnostic, SourceFile, Span, Spanned};
 use rbuild_dockerfile::{Dockerfile, Instruction};
 
+use crate::codes;
 use crate::{LowerOptions, gotext};
 
 /// A rule: its name, what it is about, and whether it must be asked for.
@@ -120,11 +121,11 @@ pub(crate) fn config(
     };
     match Config::parse(text) {
         Ok(config) => {
-            let unknown = unknown_rules(&config).map(|warning| at(warning)).collect();
+            let unknown = unknown_rules(&config).map(&at).collect();
             (config, unknown)
         }
         Err(reason) => {
-            let error = Diagnostic::error("RB1129", reason)
+            let error = Diagnostic::error(codes::CHECK_OPTION, reason)
                 .help("write for example: # check=skip=JSONArgsRecommended;error=true");
             (Config::default(), vec![at(error)])
         }
@@ -138,7 +139,8 @@ fn unknown_rules(config: &Config) -> impl Iterator<Item = Diagnostic> {
         .chain(&config.experimental)
         .filter(|name| RULES.iter().all(|rule| rule.name != *name))
         .map(|name| {
-            let warning = Diagnostic::warning("RB1190", format!("there is no build check {name:?}"));
+            let warning =
+                Diagnostic::warning(codes::NO_SUCH_CHECK, format!("there is no build check {name:?}"));
             match rbuild_diag::nearest(name, RULES.iter().map(|rule| rule.name)) {
                 Some(near) => warning.help(format!("did you mean {near}?")),
                 None => warning,
@@ -208,7 +210,7 @@ fn violation(config: &Config, findings: &[Diagnostic]) -> Option<Diagnostic> {
     }
     let codes: Vec<&str> = codes.into_iter().collect();
     Some(
-        Diagnostic::error("RB1130", format!("build checks failed: {}", codes.join(", ")))
+        Diagnostic::error(codes::CHECK_FAILED, format!("build checks failed: {}", codes.join(", ")))
             .note("the file's check directive, or BUILDKIT_DOCKERFILE_CHECK, has error=true")
             .help(format!("correct the findings, or skip a rule: # check=skip={}", codes.join(","))),
     )
@@ -218,13 +220,13 @@ fn violation(config: &Config, findings: &[Diagnostic]) -> Option<Diagnostic> {
 /// rule is on. Diagnostics that are no findings of a rule are kept.
 ///
 /// # Errors
-/// If some are kept and the configuration has `error=true`: the error, and what was kept.
+/// If some are kept and the configuration has `error=true`: what was kept, and the error last.
 pub fn apply_check(
     parsed: &Dockerfile,
     source: &SourceFile,
     options: &LowerOptions,
     findings: Vec<Diagnostic>,
-) -> Result<Vec<Diagnostic>, (Diagnostic, Vec<Diagnostic>)> {
+) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
     let (config, _) = config(parsed, source, options);
     let rule = |finding: &Diagnostic| RULES.iter().find(|rule| rule.name == finding.code).copied();
     let comments = |finding: &Diagnostic| -> &[Spanned<String>] {
@@ -239,7 +241,7 @@ pub fn apply_check(
         .collect();
     let of_rules: Vec<Diagnostic> = kept.iter().filter(|finding| rule(finding).is_some()).cloned().collect();
     match violation(&config, &of_rules) {
-        Some(error) => Err((error, kept)),
+        Some(error) => Err(kept.into_iter().chain([error]).collect()),
         None => Ok(kept),
     }
 }

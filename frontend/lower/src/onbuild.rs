@@ -4,6 +4,7 @@
 use rbuild_diag::{Diagnostic, Severity, SourceFile};
 use rbuild_dockerfile::{Instruction, InstructionKind, parse_instruction};
 
+use crate::codes;
 use crate::ctx::{At, Ctx};
 use crate::sources::Found;
 use crate::stages::{Base, Plan, add_uses};
@@ -118,7 +119,7 @@ fn parse_all(ctx: &mut Ctx<'_>, plan: &Plan<'_>, index: usize, texts: &[String],
         let reason = problem.map_or("it is not allowed as a trigger", |problem| problem.message.as_str());
         ctx.errors.push(
             Diagnostic::error(
-                "RB1112",
+                codes::TRIGGER,
                 format!("the ONBUILD trigger {text:?} of {name} cannot run: {reason}"),
             )
             .at(ctx.source, from.span)

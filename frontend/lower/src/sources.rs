@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
-use rbuild_diag::{Diagnostic, SourceFile, Span};
+use rbuild_diag::{SourceFile, Span};
 use rbuild_graph::{
     CopyAction, Edge, FileAction, FileKind, FileOp, GitSource, HttpSource, ImageSource, LocalSource, Node,
     NodeMeta, OciLayoutSource, Op, Place, SourceOp,
 };
 use rbuild_oci::{ImageConfig, ParseReferenceError, Platform, Reference};
 
+use crate::codes;
 use crate::ctx::Ctx;
+use crate::fault::Fault;
 use crate::git::{self, GitUrl};
 use crate::{
     GitQuery, IgnoreFile, ImageFacts, ImageOrigin, ImageQuery, LowerOptions, MainContext, NamedContextValue,
@@ -145,7 +147,7 @@ impl Ctx<'_> {
         place: (&SourceFile, Span),
         stage: &str,
         title: &mut dyn FnMut(String) -> String,
-    ) -> Result<Option<Opened>, Diagnostic> {
+    ) -> Result<Option<Opened>, Fault> {
         let platform = platform.normalized();
         match found {
             Found::Scratch => Ok(Some(Opened::EMPTY)),
@@ -202,7 +204,7 @@ impl Ctx<'_> {
         platform: Platform,
         place: (&SourceFile, Span),
         stage: &str,
-    ) -> Result<Option<Opened>, Diagnostic> {
+    ) -> Result<Option<Opened>, Fault> {
         let options = self.options;
         let Some(context) = options.named_contexts.get(index) else { return Ok(Some(Opened::EMPTY)) };
         let label = self.context_name(index);
@@ -282,7 +284,7 @@ impl Ctx<'_> {
     }
 
     /// The main context's operation.
-    pub(crate) fn main_context(&mut self, place: (&SourceFile, Span)) -> Result<Edge, Diagnostic> {
+    pub(crate) fn main_context(&mut self, place: (&SourceFile, Span)) -> Result<Edge, Fault> {
         if let Some(known) = self.contexts.main {
             return Ok(known);
         }
@@ -299,7 +301,7 @@ impl Ctx<'_> {
             }
             MainContext::Http(text) => self.add_http_context(text),
             MainContext::None => {
-                return Err(Diagnostic::error("RB1123", "there is no build context to copy from")
+                return Err(Fault::error(codes::NO_CONTEXT, "there is no build context to copy from")
                     .at(place.0, place.1)
                     .note("the Dockerfile came without a context directory")
                     .help("name a context directory on the command line, or copy from a stage or image with --from"));
@@ -347,15 +349,15 @@ impl Ctx<'_> {
         keep_git_dir: bool,
         title: String,
         place: (&SourceFile, Span),
-    ) -> Result<Edge, Diagnostic> {
+    ) -> Result<Edge, Fault> {
         match git::parse(text, true) {
             git::Parsed::Yes(mut url) => {
                 url.keep_git_dir = Some(url.keep_git_dir.unwrap_or(keep_git_dir));
                 self.add_git(&url, title, None, place)
             }
-            git::Parsed::No => Err(Diagnostic::error("RB1122", format!("{text:?} is no git URL"))),
+            git::Parsed::No => Err(Fault::error(codes::GIT_URL, format!("{text:?} is no git URL"))),
             git::Parsed::Bad(reason) => {
-                Err(Diagnostic::error("RB1122", format!("git URL {text:?} cannot be used: {reason}")))
+                Err(Fault::error(codes::GIT_URL, format!("git URL {text:?} cannot be used: {reason}")))
             }
         }
     }
@@ -367,7 +369,7 @@ impl Ctx<'_> {
         title: String,
         step: Option<Place>,
         place: (&SourceFile, Span),
-    ) -> Result<Edge, Diagnostic> {
+    ) -> Result<Edge, Fault> {
         let keep_git_dir = url.keep_git_dir.unwrap_or(false);
         let known = self.commit_of(url, place.0, place.1);
         let matches = |id: &str| id.starts_with(&url.checksum);
@@ -375,8 +377,8 @@ impl Ctx<'_> {
             && !matches(commit)
             && !tag.as_deref().is_some_and(matches)
         {
-            return Err(Diagnostic::error(
-                "RB1134",
+            return Err(Fault::error(
+                codes::COMMIT,
                 format!("the commit of {} is {commit}, not {}", url.remote, url.checksum),
             )
             .at(place.0, place.1)

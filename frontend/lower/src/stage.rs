@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
-use rbuild_diag::{Diagnostic, Span, Spanned};
+use rbuild_diag::{Span, Spanned};
 use rbuild_dockerfile::{Word, expand_word};
 use rbuild_graph::{Edge, NodeMeta};
 use rbuild_oci::{ImageConfig, Platform};
 
 use crate::args::{is_scan_arg, platform_text};
+use crate::codes;
 use crate::ctx::{At, Ctx};
 use crate::env::Env;
+use crate::fault::Fault;
 use crate::image::Image;
 use crate::instr;
 use crate::paths;
@@ -153,7 +155,7 @@ impl<'p> Run<'p> {
     }
 
     /// Expands a word with this stage's variables.
-    pub(crate) fn expand(&self, ctx: &mut Ctx<'_>, at: At<'_>, word: &Word) -> Result<String, Diagnostic> {
+    pub(crate) fn expand(&self, ctx: &mut Ctx<'_>, at: At<'_>, word: &Word) -> Result<String, Fault> {
         let declared = |name: &str| self.declared(name);
         ctx.expand(&self.state.env, &declared, at, word)
     }
@@ -243,7 +245,7 @@ impl Stages {
         image.finish(before)
     }
 
-    /// The file system that `--from` of a step names. `Ok(None)` is an empty one; `Err(None)` was reported before.
+    /// The file system that `--from` of a step names. `Ok(None)` is an empty one; `Err(Fault::Known)` was reported before.
     pub(crate) fn source(
         &self,
         ctx: &mut Ctx<'_>,
@@ -252,23 +254,21 @@ impl Stages {
         at: At<'_>,
         text: &Spanned<String>,
         mount: bool,
-    ) -> Result<Option<Edge>, Option<Diagnostic>> {
-        match resolve_source(ctx, plan, at, text, mount).map_err(Some)? {
+    ) -> Result<Option<Edge>, Fault> {
+        match resolve_source(ctx, plan, at, text, mount)? {
             Source::Stage(index) => match self.get(index) {
                 Some(state) => Ok(state.rootfs),
-                None if index < run.index => Err(None),
-                None => Err(Some(not_yet(plan, run, at, text, index))),
+                None if index < run.index => Err(Fault::Known),
+                None => Err(not_yet(plan, run, at, text, index)),
             },
             Source::External(name) => {
                 let platform = ctx.options.platform.clone();
                 let found = ctx
                     .find(&name, &platform)
-                    .map_err(|error| Some(at.error("RB1105", text.span, error.to_string())))?;
+                    .map_err(|error| at.error(codes::INVALID_REFERENCE, text.span, error.to_string()))?;
                 let place = (at.file, text.span);
-                let opened = ctx
-                    .open(&found, &platform, place, "", &mut |name| format!("FROM {name}"))
-                    .map_err(Some)?;
-                opened.map(|opened| opened.rootfs).ok_or(None)
+                let opened = ctx.open(&found, &platform, place, "", &mut |name| format!("FROM {name}"))?;
+                opened.map(|opened| opened.rootfs).ok_or(Fault::Known)
             }
         }
     }
@@ -294,7 +294,7 @@ impl Stages {
         let opened = match ctx.open(&found, &platform, place, &stage.label, &mut |name| name) {
             Ok(opened) => opened?,
             Err(error) => {
-                ctx.errors.push(error);
+                ctx.fail(error);
                 return None;
             }
         };
@@ -354,7 +354,7 @@ impl Stages {
         let found = match ctx.find(text, &platform) {
             Ok(found) => found,
             Err(error) => {
-                ctx.errors.push(at.error("RB1105", stage.base_span, error.to_string()));
+                ctx.fail(at.error(codes::INVALID_REFERENCE, stage.base_span, error.to_string()));
                 return None;
             }
         };
@@ -368,7 +368,7 @@ impl Stages {
         let opened = match ctx.open(&found, &platform, place, &stage.label, &mut title) {
             Ok(opened) => opened?,
             Err(error) => {
-                ctx.errors.push(error);
+                ctx.fail(error);
                 return None;
             }
         };
@@ -392,14 +392,15 @@ impl Stages {
     }
 }
 
-fn not_yet(plan: &Plan<'_>, run: &Run<'_>, at: At<'_>, text: &Spanned<String>, index: usize) -> Diagnostic {
+fn not_yet(plan: &Plan<'_>, run: &Run<'_>, at: At<'_>, text: &Spanned<String>, index: usize) -> Fault {
     let other = &plan.stages[index];
     let message = if index == run.index {
         format!("stage {:?} cannot take files from itself", other.label)
     } else {
         format!("stage {:?} is defined after stage {:?}, which takes files from it", other.label, run.label)
     };
-    at.error("RB1108", text.span, message).help(format!("move stage {:?} above this one", other.label))
+    at.error(codes::LATER_STAGE, text.span, message)
+        .help(format!("move stage {:?} above this one", other.label))
 }
 
 /// The base image should be of the platform that was asked for.
@@ -437,7 +438,7 @@ fn start(ctx: &mut Ctx<'_>, run: &mut Run<'_>, at: At<'_>) {
     if !working_dir.is_empty()
         && let Err(error) = instr::workdir::enter(run, at, at.instruction.span, &working_dir)
     {
-        ctx.errors.push(error);
+        ctx.fail(error);
     }
     if !user.is_empty() {
         run.state.user = user;

@@ -9,7 +9,9 @@ use rbuild_dockerfile::{
 };
 use rbuild_oci::{Platform, Reference};
 
+use crate::codes;
 use crate::ctx::{At, Ctx, expand_error};
+use crate::fault::Fault;
 use crate::onbuild::Trigger;
 use crate::{NoCache, StageOutline, StagePlan, args, lint};
 
@@ -78,7 +80,7 @@ pub(crate) fn plan<'a>(ctx: &mut Ctx<'a>) -> Option<Plan<'a>> {
     let (globals, parts) = split(ctx);
     if parts.is_empty() {
         ctx.errors.push(
-            Diagnostic::error("RB1102", "the Dockerfile has no stage to build")
+            Diagnostic::error(codes::NO_STAGE, "the Dockerfile has no stage to build")
                 .help("start a stage with FROM, for example: FROM alpine:3"),
         );
         return None;
@@ -92,7 +94,7 @@ pub(crate) fn plan<'a>(ctx: &mut Ctx<'a>) -> Option<Plan<'a>> {
     let start = ctx.globals.clone();
     match args::declared(ctx, &start, &globals, true) {
         Ok((env, all)) => (ctx.globals, ctx.global_args) = (env, all),
-        Err(errors) => ctx.errors.extend(errors),
+        Err(faults) => faults.into_iter().for_each(|fault| ctx.fail(fault)),
     }
     args::resolve_epoch(ctx);
 
@@ -132,10 +134,13 @@ fn split<'a>(ctx: &mut Ctx<'a>) -> (Vec<(&'a Instruction, &'a [ArgDecl])>, Vec<P
             InstructionKind::Arg(args) => globals.push((instruction, args.as_slice())),
             InstructionKind::Invalid => {}
             _ => ctx.errors.push(
-                Diagnostic::error("RB1101", format!("{} before the first FROM", instruction.keyword.value))
-                    .at(ctx.source, instruction.keyword.span)
-                    .note("only ARG may stand before the first FROM")
-                    .help("move it below a FROM"),
+                Diagnostic::error(
+                    codes::BEFORE_FROM,
+                    format!("{} before the first FROM", instruction.keyword.value),
+                )
+                .at(ctx.source, instruction.keyword.span)
+                .note("only ARG may stand before the first FROM")
+                .help("move it below a FROM"),
             ),
         }
         rest = after;
@@ -219,7 +224,7 @@ fn expand_from(ctx: &mut Ctx<'_>, at: At<'_>, word: &Spanned<String>) -> Option<
         Ok(expanded) => expanded,
         Err(error) => {
             let error = expand_error(at, word, &error);
-            ctx.errors.push(error);
+            ctx.fail(error);
             return None;
         }
     };
@@ -252,26 +257,26 @@ fn check_base_name(
         }
         let error = at
             .error(
-                "RB1104",
+                codes::EMPTY_BASE,
                 from.base.span,
                 format!("the base image {:?} expands to nothing", from.base.value),
             )
             .help("give the ARG a default before the first FROM, or pass it with --build-arg");
-        ctx.errors.push(error);
+        ctx.fail(error);
         return;
     }
     if text == "scratch" {
         return;
     }
     let Err(error) = text.parse::<Reference>() else { return };
-    let mut error = at.error("RB1105", from.base.span, error.to_string());
+    let mut error = at.error(codes::INVALID_REFERENCE, from.base.span, error.to_string());
     let lower = text.to_lowercase();
     if by_name.contains_key(&lower) {
         error = error.help(format!("stage names are lower-case here: FROM {lower}"));
     } else if let Some(near) = nearest(text, by_name_sorted(by_name)) {
         error = error.help(format!("did you mean the stage {near:?}?"));
     }
-    ctx.errors.push(error);
+    ctx.fail(error);
 }
 
 fn by_name_sorted(by_name: &HashMap<String, usize>) -> Vec<&str> {
@@ -310,12 +315,12 @@ fn plan_platform(
                 Err(error) if !expanded.value.is_empty() => error.to_string(),
                 _ => format!("the platform {:?} expands to nothing", word.value),
             };
-            let mut error = at.error("RB1106", word.span, message);
+            let mut error = at.error(codes::INVALID_PLATFORM, word.span, message);
             let unset = expanded.unmatched.first();
             if let Some(near) = unset.and_then(|name| nearest(name, ctx.globals.names())) {
                 error = error.help(format!("did you mean ${near}?"));
             }
-            ctx.errors.push(error);
+            ctx.fail(error);
             None
         }
     }
@@ -334,12 +339,12 @@ fn find_target(ctx: &mut Ctx<'_>, plan: &Plan<'_>) -> usize {
     if let Some(index) = labels().position(|label| label == target) {
         return index;
     }
-    let mut error = Diagnostic::error("RB1103", format!("there is no target stage {target:?}"));
+    let mut error = Fault::error(codes::NO_SUCH_TARGET, format!("there is no target stage {target:?}"));
     error = match nearest(target, labels()) {
         Some(near) => error.help(format!("did you mean {near:?}?")),
         None => error.note(format!("the stages are {}", labels().collect::<Vec<_>>().join(", "))),
     };
-    ctx.errors.push(error);
+    ctx.fail(error);
     last
 }
 
@@ -385,7 +390,7 @@ pub(crate) fn resolve_source(
     at: At<'_>,
     text: &Spanned<String>,
     mount: bool,
-) -> Result<Source, Diagnostic> {
+) -> Result<Source, Fault> {
     let expands = if mount {
         text.value.char_indices().any(|(i, c)| c == '$' && i + 1 < text.value.len())
     } else {
@@ -394,7 +399,11 @@ pub(crate) fn resolve_source(
     };
     if expands {
         return Err(at
-            .error("RB1111", text.span, format!("variables are not expanded in from={}", text.value))
+            .error(
+                codes::VARIABLE_IN_FROM,
+                text.span,
+                format!("variables are not expanded in from={}", text.value),
+            )
             .note("stages and images must be known before the steps are")
             .help(
                 "define a stage: FROM $IMAGE AS name, with ARG IMAGE before the first FROM, and name it here",
@@ -405,10 +414,14 @@ pub(crate) fn resolve_source(
         return match index {
             Some(index) if !mount => Ok(Source::Stage(index)),
             Some(index) => Err(at
-                .error("RB1110", text.span, format!("a mount cannot name stage {number} by its number"))
+                .error(
+                    codes::NO_SUCH_STAGE,
+                    text.span,
+                    format!("a mount cannot name stage {number} by its number"),
+                )
                 .help(format!("name the stage: from={}", plan.stages[index].label))),
             None => Err(at
-                .error("RB1110", text.span, format!("there is no stage {number}"))
+                .error(codes::NO_SUCH_STAGE, text.span, format!("there is no stage {number}"))
                 .note(format!("the file has {} stages, numbered from 0", plan.stages.len()))),
         };
     }
@@ -418,7 +431,7 @@ pub(crate) fn resolve_source(
     if text.value != "scratch"
         && let Err(error) = text.value.parse::<Reference>()
     {
-        let mut error = at.error("RB1105", text.span, error.to_string());
+        let mut error = at.error(codes::INVALID_REFERENCE, text.span, error.to_string());
         if let Some(near) = plan.similar(&text.value) {
             error = error.help(format!("did you mean the stage {near:?}?"));
         }
@@ -501,7 +514,7 @@ pub(crate) fn add_uses(ctx: &mut Ctx<'_>, plan: &mut Plan<'_>, index: usize, at:
         match result {
             Ok(Source::Stage(used)) => stage.uses.push((used, span)),
             Ok(Source::External(text)) => stage.externals.push(Spanned::new(text, span)),
-            Err(error) => ctx.errors.push(error),
+            Err(error) => ctx.fail(error),
         }
     }
 }
@@ -560,7 +573,7 @@ fn report_cycle(ctx: &mut Ctx<'_>, plan: &Plan<'_>, path: &[(usize, usize)], clo
     let span =
         plan.stages[last].uses.get(next.saturating_sub(1)).map_or(plan.stages[last].from.span, |it| it.1);
     ctx.errors.push(
-        Diagnostic::error("RB1109", format!("stages depend on each other: {}", names.join(" → ")))
+        Diagnostic::error(codes::CYCLE, format!("stages depend on each other: {}", names.join(" → ")))
             .at(ctx.source, span)
             .help("move what they share into a stage of its own"),
     );

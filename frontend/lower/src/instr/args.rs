@@ -1,21 +1,16 @@
 //! `ENV`, `ARG` and `LABEL`.
 
-use rbuild_diag::Diagnostic;
 use rbuild_dockerfile::{ArgDecl, KeyValues};
 
 use crate::args::is_scan_arg;
 use crate::ctx::{At, Ctx};
 use crate::env::set_in_config;
+use crate::fault::Fault;
 use crate::lint;
 use crate::stage::Run;
 
 /// `ENV`: all values see the variables from before the instruction.
-pub(crate) fn env(
-    ctx: &mut Ctx<'_>,
-    run: &mut Run<'_>,
-    at: At<'_>,
-    instr: &KeyValues,
-) -> Result<(), Diagnostic> {
+pub(crate) fn env(ctx: &mut Ctx<'_>, run: &mut Run<'_>, at: At<'_>, instr: &KeyValues) -> Result<(), Fault> {
     let pairs = expand_pairs(ctx, run, at, instr)?;
     let mut created_by = String::from("ENV");
     for ((name, value), pair) in pairs.iter().zip(&instr.pairs) {
@@ -34,7 +29,7 @@ pub(crate) fn label(
     run: &mut Run<'_>,
     at: At<'_>,
     instr: &KeyValues,
-) -> Result<(), Diagnostic> {
+) -> Result<(), Fault> {
     let pairs = expand_pairs(ctx, run, at, instr)?;
     let mut created_by = String::from("LABEL");
     for (name, value) in pairs {
@@ -50,7 +45,7 @@ fn expand_pairs(
     run: &Run<'_>,
     at: At<'_>,
     instr: &KeyValues,
-) -> Result<Vec<(String, String)>, Diagnostic> {
+) -> Result<Vec<(String, String)>, Fault> {
     let pairs = instr.pairs.iter();
     pairs.map(|pair| Ok((run.expand(ctx, at, &pair.key)?, run.expand(ctx, at, &pair.value)?))).collect()
 }
@@ -61,7 +56,7 @@ pub(crate) fn arg(
     run: &mut Run<'_>,
     at: At<'_>,
     declarations: &[ArgDecl],
-) -> Result<(), Diagnostic> {
+) -> Result<(), Fault> {
     let mut shown = Vec::with_capacity(declarations.len());
     for declaration in declarations {
         let name = &declaration.name.value;

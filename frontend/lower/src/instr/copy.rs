@@ -1,14 +1,16 @@
 //! `COPY` and `ADD`: one file operation, its actions chained; with `--link` on an empty file system that is merged
 //! over the stage.
 
-use rbuild_diag::{Diagnostic, Span, Spanned};
+use rbuild_diag::{Span, Spanned};
 use rbuild_dockerfile::{CopyInstr, CopySource, Heredoc, Word, expand_heredoc};
 use rbuild_graph::{Chown, CopyAction, Edge, FileKind, MergeOp, Node, Op};
 
 use super::fileop::{Actions, owner, timestamp};
 use super::remote::{self, Remote};
 use super::run::{inline_file, inline_node};
+use crate::codes;
 use crate::ctx::{At, Ctx};
+use crate::fault::Fault;
 use crate::paths;
 use crate::stage::{Run, Stages};
 use crate::stages::Plan;
@@ -41,7 +43,7 @@ pub(crate) fn lower(
     at: At<'_>,
     instr: &CopyInstr,
     add: bool,
-) -> Result<(), Option<Diagnostic>> {
+) -> Result<(), Fault> {
     let flags = expand_flags(ctx, run, at, instr)?;
     let (sources, heredocs) = expand_sources(ctx, run, at, instr)?;
     let dest = run.expand(ctx, at, &instr.dest)?;
@@ -94,12 +96,7 @@ impl Common {
     }
 }
 
-fn expand_flags(
-    ctx: &mut Ctx<'_>,
-    run: &Run<'_>,
-    at: At<'_>,
-    instr: &CopyInstr,
-) -> Result<Flags, Diagnostic> {
+fn expand_flags(ctx: &mut Ctx<'_>, run: &Run<'_>, at: At<'_>, instr: &CopyInstr) -> Result<Flags, Fault> {
     let mut expand = |word: &Option<Word>| match word {
         Some(word) => run.expand(ctx, at, word),
         None => Ok(String::new()),
@@ -123,12 +120,7 @@ fn expand_flags(
 type Sources = (Vec<Spanned<String>>, Vec<(String, String)>);
 
 /// Paths first, heredocs after them, each in the order written.
-fn expand_sources(
-    ctx: &mut Ctx<'_>,
-    run: &Run<'_>,
-    at: At<'_>,
-    instr: &CopyInstr,
-) -> Result<Sources, Diagnostic> {
+fn expand_sources(ctx: &mut Ctx<'_>, run: &Run<'_>, at: At<'_>, instr: &CopyInstr) -> Result<Sources, Fault> {
     let (mut sources, mut heredocs) = (Vec::new(), Vec::new());
     for source in &instr.sources {
         match source {
@@ -145,12 +137,7 @@ fn expand_sources(
     Ok((sources, heredocs))
 }
 
-fn expand_body(
-    ctx: &mut Ctx<'_>,
-    run: &Run<'_>,
-    at: At<'_>,
-    heredoc: &Heredoc,
-) -> Result<String, Diagnostic> {
+fn expand_body(ctx: &mut Ctx<'_>, run: &Run<'_>, at: At<'_>, heredoc: &Heredoc) -> Result<String, Fault> {
     if !heredoc.expand {
         return Ok(heredoc.content.clone());
     }
@@ -158,7 +145,7 @@ fn expand_body(
     let expanded =
         expand_heredoc(&heredoc.content, &|name| env.get(name).map(str::to_owned)).map_err(|error| {
             at.error(
-                "RB1107",
+                codes::EXPANSION,
                 heredoc.span,
                 format!("cannot expand the heredoc {}: {}", heredoc.name, error.message),
             )
@@ -177,15 +164,15 @@ fn common(
     flags: &Flags,
     dest: &str,
     actions: &Actions,
-) -> Result<Common, Diagnostic> {
+) -> Result<Common, Fault> {
     let os = &run.state.platform.os;
     let relative = if matches!(dest, "" | ".") { "./" } else { dest };
     let absolute = paths::normalize(&run.state.cwd, relative, os, true).map_err(|reason| {
-        at.error("RB1113", instr.dest.span, format!("the destination {dest:?} cannot be used: {reason}"))
+        at.error(codes::PATH, instr.dest.span, format!("the destination {dest:?} cannot be used: {reason}"))
     })?;
     let span = |word: &Option<Word>| word.as_ref().map_or(at.instruction.span, |word| word.span);
     let (mode, mode_str) = parse_mode(&flags.chmod).ok_or_else(|| {
-        at.error("RB1118", span(&instr.chmod), format!("invalid --chmod {:?}", flags.chmod))
+        at.error(codes::MODE, span(&instr.chmod), format!("invalid --chmod {:?}", flags.chmod))
             .help("write permission bits in octal up to 07777, or symbolic such as u=rwX,go=rX or +x")
     })?;
     let owner = match flags.chown.as_str() {
@@ -204,13 +191,13 @@ fn common(
     })
 }
 
-fn no_names(at: At<'_>, span: Span, name: &str, flags: &Flags) -> Diagnostic {
+fn no_names(at: At<'_>, span: Span, name: &str, flags: &Flags) -> Fault {
     let why = if flags.link {
         "--link copies without looking at the stage, so there is no /etc/passwd to look the name up in"
     } else {
         "the stage is empty, so there is no /etc/passwd to look the name up in"
     };
-    at.error("RB1119", span, format!("cannot look up --chown {name:?}"))
+    at.error(codes::OWNER, span, format!("cannot look up --chown {name:?}"))
         .note(why)
         .help("give a numeric id, such as --chown=1000:1000")
 }
@@ -244,7 +231,7 @@ fn origin(
     instr: &CopyInstr,
     add: bool,
     sources: &[Spanned<String>],
-) -> Result<Option<Edge>, Option<Diagnostic>> {
+) -> Result<Option<Edge>, Fault> {
     if let Some(from) = instr.from.as_ref().filter(|from| !from.value.is_empty()) {
         return stages.source(ctx, plan, run, at, from, false);
     }
@@ -254,7 +241,7 @@ fn origin(
     };
     match sources.iter().find(local) {
         None => Ok(None),
-        Some(source) => ctx.main_context((at.file, source.span)).map(Some).map_err(Some),
+        Some(source) => ctx.main_context((at.file, source.span)).map(Some),
     }
 }
 
@@ -268,13 +255,13 @@ fn local_copy(
     flags: &Flags,
     common: &Common,
     source: &Spanned<String>,
-) -> Result<CopyAction, Diagnostic> {
+) -> Result<CopyAction, Fault> {
     if instr.from.as_ref().is_none_or(|from| from.value.is_empty()) {
         crate::ignore::check(ctx, at, source, add);
     }
     let os = &run.state.platform.os;
     let bad = |reason: &str| {
-        at.error("RB1113", source.span, format!("the path {:?} cannot be used: {reason}", source.value))
+        at.error(codes::PATH, source.span, format!("the path {:?} cannot be used: {reason}", source.value))
     };
     let normal = |path: &str| paths::normalize("/", path, os, false).map_err(bad);
     let mut path = source.value.as_str();

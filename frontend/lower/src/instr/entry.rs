@@ -1,10 +1,12 @@
 //! `CMD`, `ENTRYPOINT` and `HEALTHCHECK`: what a container of the image runs.
 
-use rbuild_diag::{Diagnostic, Spanned};
+use rbuild_diag::Spanned;
 use rbuild_dockerfile::{Command, HealthcheckInstr};
 use rbuild_oci::Healthcheck;
 
+use crate::codes;
 use crate::ctx::{At, Ctx};
+use crate::fault::Fault;
 use crate::gotext;
 use crate::image::shell;
 use crate::lint;
@@ -68,7 +70,7 @@ pub(crate) fn healthcheck(
     run: &mut Run<'_>,
     at: At<'_>,
     instr: &HealthcheckInstr,
-) -> Result<(), Diagnostic> {
+) -> Result<(), Fault> {
     once(ctx, at, run.healthcheck);
     run.healthcheck = Some(at.instruction.span);
     let check = match instr {
@@ -105,28 +107,32 @@ pub(crate) fn healthcheck(
 }
 
 /// Nanoseconds; unset and 0 inherit.
-fn duration(at: At<'_>, flag: &str, text: Option<&Spanned<String>>) -> Result<i64, Diagnostic> {
+fn duration(at: At<'_>, flag: &str, text: Option<&Spanned<String>>) -> Result<i64, Fault> {
     let Some(text) = text.filter(|text| !text.value.is_empty()) else { return Ok(0) };
     let help = "write a number with a unit: 30s, 1m30s, 500ms";
     let Some(duration) = gotext::parse_duration(&text.value) else {
         return Err(at
-            .error("RB1127", text.span, format!("invalid duration {:?} of --{flag}", text.value))
+            .error(codes::HEALTHCHECK, text.span, format!("invalid duration {:?} of --{flag}", text.value))
             .help(help));
     };
     if duration != 0 && duration < 1_000_000 {
         return Err(at
-            .error("RB1127", text.span, format!("--{flag} cannot be less than 1ms, but is {}", text.value))
+            .error(
+                codes::HEALTHCHECK,
+                text.span,
+                format!("--{flag} cannot be less than 1ms, but is {}", text.value),
+            )
             .help(help));
     }
     Ok(duration)
 }
 
-fn count(at: At<'_>, text: Option<&Spanned<String>>) -> Result<i64, Diagnostic> {
+fn count(at: At<'_>, text: Option<&Spanned<String>>) -> Result<i64, Fault> {
     let Some(text) = text.filter(|text| !text.value.is_empty()) else { return Ok(0) };
     match text.value.parse::<i32>() {
         Ok(count) if count >= 0 => Ok(i64::from(count)),
         _ => Err(at
-            .error("RB1127", text.span, format!("invalid number {:?} of --retries", text.value))
+            .error(codes::HEALTHCHECK, text.span, format!("invalid number {:?} of --retries", text.value))
             .help("write a whole number, 0 or more")),
     }
 }

@@ -2,22 +2,19 @@
 
 use std::net::IpAddr;
 
-use rbuild_diag::{Diagnostic, Span};
+use rbuild_diag::Span;
 use rbuild_dockerfile::{Word, expand_words};
 use rbuild_oci::Empty;
 
+use crate::codes;
 use crate::ctx::{At, Ctx, expand_error};
+use crate::fault::Fault;
 use crate::gotext;
 use crate::lint;
 use crate::stage::Run;
 
 /// `EXPOSE`. BuildKit sorts the words before it expands them; the history shows it.
-pub(crate) fn lower(
-    ctx: &mut Ctx<'_>,
-    run: &mut Run<'_>,
-    at: At<'_>,
-    words: &[Word],
-) -> Result<(), Diagnostic> {
+pub(crate) fn lower(ctx: &mut Ctx<'_>, run: &mut Run<'_>, at: At<'_>, words: &[Word]) -> Result<(), Fault> {
     let mut sorted: Vec<&Word> = words.iter().collect();
     sorted.sort_by(|a, b| a.value.cmp(&b.value));
     let mut ports = Vec::new();
@@ -28,7 +25,7 @@ pub(crate) fn lower(
             .map_err(|error| expand_error(at, word, &error))?;
         for spec in specs {
             let parsed = parse(&spec).map_err(|reason| {
-                at.error("RB1124", word.span, format!("invalid port {spec:?}: {reason}"))
+                at.error(codes::PORT, word.span, format!("invalid port {spec:?}: {reason}"))
                     .help("write a port or a range, with a protocol if it is not tcp: 80, 8000-8010/udp")
             })?;
             check(ctx, at, word.span, &spec, &parsed);

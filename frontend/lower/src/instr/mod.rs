@@ -11,7 +11,6 @@ mod run;
 mod settings;
 pub(crate) mod workdir;
 
-use rbuild_diag::Diagnostic;
 use rbuild_dockerfile::{Instruction, InstructionKind};
 
 use crate::ctx::{At, Ctx};
@@ -31,18 +30,18 @@ pub(crate) fn is_step(instruction: &Instruction) -> bool {
 
 /// Lowers one instruction of a stage. What is wrong with it goes to the errors; the next ones are still looked at.
 pub(crate) fn lower(ctx: &mut Ctx<'_>, plan: &Plan<'_>, stages: &Stages, run: &mut Run<'_>, at: At<'_>) {
-    let result: Result<(), Option<Diagnostic>> = match &at.instruction.kind {
+    let result = match &at.instruction.kind {
         InstructionKind::From(_) | InstructionKind::Invalid => Ok(()),
         InstructionKind::Run(instr) => run::lower(ctx, plan, stages, run, at, instr),
         InstructionKind::Copy(instr) => copy::lower(ctx, plan, stages, run, at, instr, false),
         InstructionKind::Add(instr) => copy::lower(ctx, plan, stages, run, at, instr, true),
-        InstructionKind::Env(instr) => args::env(ctx, run, at, instr).map_err(Some),
-        InstructionKind::Label(instr) => args::label(ctx, run, at, instr).map_err(Some),
-        InstructionKind::Arg(instr) => args::arg(ctx, run, at, instr).map_err(Some),
-        InstructionKind::Workdir(path) => workdir::lower(ctx, run, at, path).map_err(Some),
-        InstructionKind::User(user) => settings::user(ctx, run, at, user).map_err(Some),
-        InstructionKind::Expose(ports) => expose::lower(ctx, run, at, ports).map_err(Some),
-        InstructionKind::Volume(paths) => settings::volume(ctx, run, at, paths).map_err(Some),
+        InstructionKind::Env(instr) => args::env(ctx, run, at, instr),
+        InstructionKind::Label(instr) => args::label(ctx, run, at, instr),
+        InstructionKind::Arg(instr) => args::arg(ctx, run, at, instr),
+        InstructionKind::Workdir(path) => workdir::lower(ctx, run, at, path),
+        InstructionKind::User(user) => settings::user(ctx, run, at, user),
+        InstructionKind::Expose(ports) => expose::lower(ctx, run, at, ports),
+        InstructionKind::Volume(paths) => settings::volume(ctx, run, at, paths),
         InstructionKind::Cmd(command) => {
             entry::cmd(ctx, run, at, command);
             Ok(())
@@ -55,8 +54,8 @@ pub(crate) fn lower(ctx: &mut Ctx<'_>, plan: &Plan<'_>, stages: &Stages, run: &m
             settings::shell(ctx, run, &words.value);
             Ok(())
         }
-        InstructionKind::StopSignal(signal) => settings::stop_signal(ctx, run, at, signal).map_err(Some),
-        InstructionKind::Healthcheck(instr) => entry::healthcheck(ctx, run, at, instr).map_err(Some),
+        InstructionKind::StopSignal(signal) => settings::stop_signal(ctx, run, at, signal),
+        InstructionKind::Healthcheck(instr) => entry::healthcheck(ctx, run, at, instr),
         InstructionKind::Onbuild(instr) => {
             run.state.image.edit().on_build.push(instr.expression.clone());
             Ok(())
@@ -66,7 +65,7 @@ pub(crate) fn lower(ctx: &mut Ctx<'_>, plan: &Plan<'_>, stages: &Stages, run: &m
             Ok(())
         }
     };
-    if let Err(Some(error)) = result {
-        ctx.errors.push(error);
+    if let Err(fault) = result {
+        ctx.fail(fault);
     }
 }

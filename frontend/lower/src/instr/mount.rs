@@ -1,10 +1,12 @@
 //! The fields of `RUN --mount=…`: which there are, what they may hold, and for which type.
 
-use rbuild_diag::{Diagnostic, Span, Spanned, nearest};
+use rbuild_diag::{Span, Spanned, nearest};
 use rbuild_dockerfile::{MountField, MountFlag};
 use rbuild_graph::CacheSharing;
 
+use crate::codes;
 use crate::ctx::{At, Ctx};
+use crate::fault::Fault;
 use crate::gotext;
 use crate::stage::Run;
 
@@ -95,7 +97,7 @@ pub(crate) fn parse(
     run: &Run<'_>,
     at: At<'_>,
     flag: &MountFlag,
-) -> Result<MountSpec, Diagnostic> {
+) -> Result<MountSpec, Fault> {
     let kind = parse_kind(ctx, run, at, flag)?;
     let mut out = MountSpec {
         kind,
@@ -118,7 +120,7 @@ pub(crate) fn parse(
         if let Err(error) = apply(ctx, run, at, field, &mut out) {
             match &first {
                 None => first = Some(error),
-                Some(_) => ctx.errors.push(error),
+                Some(_) => ctx.fail(error),
             }
         }
     }
@@ -129,7 +131,7 @@ pub(crate) fn parse(
     Ok(out)
 }
 
-fn parse_kind(ctx: &mut Ctx<'_>, run: &Run<'_>, at: At<'_>, flag: &MountFlag) -> Result<Kind, Diagnostic> {
+fn parse_kind(ctx: &mut Ctx<'_>, run: &Run<'_>, at: At<'_>, flag: &MountFlag) -> Result<Kind, Fault> {
     let mut kind = Kind::Bind;
     for field in flag.fields.iter().filter(|field| field.key.value.eq_ignore_ascii_case("type")) {
         let Some(word) = &field.value else { continue };
@@ -138,7 +140,7 @@ fn parse_kind(ctx: &mut Ctx<'_>, run: &Run<'_>, at: At<'_>, flag: &MountFlag) ->
         kind = match TYPES.iter().find(|(name, _)| *name == lower) {
             Some((_, kind)) => *kind,
             None => {
-                let error = at.error("RB1113", word.span, format!("there is no mount type {value:?}"));
+                let error = at.error(codes::MOUNT, word.span, format!("there is no mount type {value:?}"));
                 return Err(suggest(error, &value, TYPES.iter().map(|(name, _)| *name)));
             }
         };
@@ -146,11 +148,7 @@ fn parse_kind(ctx: &mut Ctx<'_>, run: &Run<'_>, at: At<'_>, flag: &MountFlag) ->
     Ok(kind)
 }
 
-fn suggest<'a>(
-    error: Diagnostic,
-    word: &str,
-    candidates: impl Iterator<Item = &'a str> + Clone,
-) -> Diagnostic {
+fn suggest<'a>(error: Fault, word: &str, candidates: impl Iterator<Item = &'a str> + Clone) -> Fault {
     match nearest(word, candidates.clone()) {
         Some(near) => error.help(format!("did you mean {near}?")),
         None => error.help(format!("it must be one of {}", candidates.collect::<Vec<_>>().join(", "))),
@@ -163,15 +161,15 @@ fn apply(
     at: At<'_>,
     field: &MountField,
     out: &mut MountSpec,
-) -> Result<(), Diagnostic> {
+) -> Result<(), Fault> {
     let key = field.key.value.to_lowercase();
     if !KEYS.contains(&key.as_str()) {
-        let error = at.error("RB1113", field.key.span, format!("a mount has no field {key:?}"));
+        let error = at.error(codes::MOUNT, field.key.span, format!("a mount has no field {key:?}"));
         return Err(suggest(error, &key, KEYS.iter().copied()));
     }
     if !out.kind.takes(&key) {
         return Err(at.error(
-            "RB1113",
+            codes::MOUNT,
             field.key.span,
             format!("a mount of type {} does not take {key:?}", out.kind.name()),
         ));
@@ -183,7 +181,11 @@ fn apply(
             "required" => out.required = true,
             _ => {
                 return Err(at
-                    .error("RB1113", field.key.span, format!("the field {key:?} of a mount needs a value"))
+                    .error(
+                        codes::MOUNT,
+                        field.key.span,
+                        format!("the field {key:?} of a mount needs a value"),
+                    )
                     .help(format!("write {key}=…")));
             }
         }
@@ -195,7 +197,7 @@ fn apply(
     }
     let value = run.expand(ctx, at, word)?;
     let invalid = |what: &str| {
-        at.error("RB1113", word.span, format!("invalid value {value:?} of {key}: it must be {what}"))
+        at.error(codes::MOUNT, word.span, format!("invalid value {value:?} of {key}: it must be {what}"))
     };
     let boolean = || gotext::parse_bool(&value).ok_or_else(|| invalid("true or false"));
     let number = |radix, what| u32::from_str_radix(&value, radix).map_err(|_| invalid(what));
@@ -219,7 +221,8 @@ fn apply(
                 "private" => CacheSharing::Private,
                 "locked" => CacheSharing::Locked,
                 _ => {
-                    let error = at.error("RB1113", word.span, format!("there is no cache sharing {value:?}"));
+                    let error =
+                        at.error(codes::MOUNT, word.span, format!("there is no cache sharing {value:?}"));
                     return Err(suggest(error, &value, ["shared", "private", "locked"].into_iter()));
                 }
             };
@@ -230,18 +233,18 @@ fn apply(
 }
 
 /// What no single field shows.
-fn check(at: At<'_>, mount: &MountSpec) -> Result<(), Diagnostic> {
+fn check(at: At<'_>, mount: &MountSpec) -> Result<(), Fault> {
     if mount.kind != Kind::Secret {
         return Ok(());
     }
     if mount.source.is_empty() && mount.target.is_empty() && mount.id.is_empty() {
         return Err(at
-            .error("RB1113", mount.span, "a secret mount must say which secret")
+            .error(codes::MOUNT, mount.span, "a secret mount must say which secret")
             .help("write id=NAME, the name given to --secret"));
     }
     if !mount.source.is_empty() && !mount.id.is_empty() {
         return Err(at
-            .error("RB1113", mount.span, "a secret mount has both id and source, which mean the same")
+            .error(codes::MOUNT, mount.span, "a secret mount has both id and source, which mean the same")
             .help("keep id"));
     }
     Ok(())

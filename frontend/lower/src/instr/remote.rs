@@ -1,10 +1,12 @@
 //! Sources of `ADD` that are not files of the context: web addresses and git repositories.
 
-use rbuild_diag::{Diagnostic, Span, Spanned};
+use rbuild_diag::{Span, Spanned};
 use rbuild_dockerfile::CopyInstr;
 use rbuild_graph::{CopyAction, Edge, Place};
 
+use crate::codes;
 use crate::ctx::{At, Ctx};
+use crate::fault::Fault;
 use crate::git::{self, GitUrl};
 use crate::sources::http_file_name;
 
@@ -48,28 +50,34 @@ pub(crate) fn classify(
     add: bool,
     sources: usize,
     checksum: &Option<Spanned<String>>,
-) -> Result<Remote, Diagnostic> {
+) -> Result<Remote, Fault> {
     let found = kind(&source.value, instr.keep_git_dir.is_some());
     if !add && !matches!(found, Kind::Local) {
         let what = if matches!(found, Kind::Http) { "web addresses" } else { "git repositories" };
-        return Err(at.error("RB1120", source.span, format!("COPY does not take {what}")).help("use ADD"));
+        return Err(at
+            .error(codes::REMOTE_COPY, source.span, format!("COPY does not take {what}"))
+            .help("use ADD"));
     }
     if let Some(checksum) = checksum {
         if sources != 1 {
             return Err(at
-                .error("RB1121", checksum.span, "--checksum needs exactly one source")
+                .error(codes::CHECKSUM, checksum.span, "--checksum needs exactly one source")
                 .help("write one ADD for each source"));
         }
         if matches!(found, Kind::Local) {
             return Err(at
-                .error("RB1121", checksum.span, "--checksum is only for web addresses and git repositories")
+                .error(
+                    codes::CHECKSUM,
+                    checksum.span,
+                    "--checksum is only for web addresses and git repositories",
+                )
                 .help("leave it out: files of the context are part of the cache key by their content"));
         }
     }
     match found {
         Kind::Local => Ok(Remote::No),
         Kind::Bad(reason) => Err(at.error(
-            "RB1122",
+            codes::GIT_URL,
             source.span,
             format!("git URL {:?} cannot be used: {reason}", source.value),
         )),
@@ -81,9 +89,9 @@ pub(crate) fn classify(
     }
 }
 
-fn parse_digest(at: At<'_>, sum: &Spanned<String>) -> Result<rbuild_digest::Digest, Diagnostic> {
+fn parse_digest(at: At<'_>, sum: &Spanned<String>) -> Result<rbuild_digest::Digest, Fault> {
     sum.value.parse().map_err(|_| {
-        at.error("RB1121", sum.span, format!("invalid --checksum {:?}", sum.value))
+        at.error(codes::CHECKSUM, sum.span, format!("invalid --checksum {:?}", sum.value))
             .help("write sha256: and the 64 lower-case hexadecimal digits that sha256sum prints")
     })
 }
@@ -95,9 +103,9 @@ fn with_flags(
     source: &Spanned<String>,
     checksum: &Option<Spanned<String>>,
     mut url: GitUrl,
-) -> Result<GitUrl, Diagnostic> {
+) -> Result<GitUrl, Fault> {
     let conflict = |span: Span, what: &str| {
-        at.error("RB1122", span, format!("--{what} and the query of {:?} disagree", source.value))
+        at.error(codes::GIT_URL, span, format!("--{what} and the query of {:?} disagree", source.value))
             .help("give it once")
     };
     if let Some(flag) = &instr.keep_git_dir {
@@ -124,7 +132,7 @@ pub(crate) fn copy(
     span: Span,
     title: &str,
     common: CopyAction,
-) -> Result<(Option<Edge>, CopyAction), Diagnostic> {
+) -> Result<(Option<Edge>, CopyAction), Fault> {
     let step: Place = ctx.place(at);
     match remote {
         Remote::No => Ok((None, common)),

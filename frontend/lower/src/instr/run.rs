@@ -1,6 +1,6 @@
 //! `RUN`: command, mounts, network, security → an exec operation.
 
-use rbuild_diag::{Diagnostic, Spanned, nearest};
+use rbuild_diag::{Spanned, nearest};
 use rbuild_dockerfile::{Command, Heredoc, RunInstr, expand_step_name, expand_words};
 use rbuild_graph::{
     ContentCache, Edge, ExecHints, ExecOp, ExecSpec, FileKind, MkdirAction, MkfileAction, Mount, MountKind,
@@ -9,7 +9,9 @@ use rbuild_graph::{
 
 use super::fileop::Actions;
 use super::mount::{self, Kind, MountSpec};
+use crate::codes;
 use crate::ctx::{At, Ctx};
+use crate::fault::Fault;
 use crate::image::shell;
 use crate::paths;
 use crate::stage::{Run, Stages, uppercase_keyword};
@@ -29,14 +31,13 @@ pub(crate) fn lower(
     run: &mut Run<'_>,
     at: At<'_>,
     instr: &RunInstr,
-) -> Result<(), Option<Diagnostic>> {
+) -> Result<(), Fault> {
     let network = network(ctx, at, instr.network.as_ref())?;
     let security = security(at, instr.security.as_ref())?;
     if let Some(device) = instr.devices.first() {
-        return Err(Some(
-            at.error("RB1117", device.span, "RUN --device is not supported")
-                .note("it is part of the labs channel of the Dockerfile syntax only"),
-        ));
+        return Err(at
+            .error(codes::DEVICE, device.span, "RUN --device is not supported")
+            .note("it is part of the labs channel of the Dockerfile syntax only"));
     }
     let mounts = read_mounts(ctx, run, at, instr)?;
     let mut sources = Vec::with_capacity(mounts.len() + 2);
@@ -68,33 +69,33 @@ fn read_mounts(
     run: &Run<'_>,
     at: At<'_>,
     instr: &RunInstr,
-) -> Result<Vec<MountSpec>, Option<Diagnostic>> {
+) -> Result<Vec<MountSpec>, Fault> {
     let mut out = Vec::with_capacity(instr.mounts.len());
     for flag in &instr.mounts {
         match mount::parse(ctx, run, at, flag) {
             Ok(mount) => out.push(mount),
-            Err(error) => ctx.errors.push(error),
+            Err(error) => ctx.fail(error),
         }
     }
-    if out.len() == instr.mounts.len() { Ok(out) } else { Err(None) }
+    if out.len() == instr.mounts.len() { Ok(out) } else { Err(Fault::Known) }
 }
 
-fn network(ctx: &Ctx<'_>, at: At<'_>, word: Option<&Spanned<String>>) -> Result<NetMode, Option<Diagnostic>> {
+fn network(ctx: &Ctx<'_>, at: At<'_>, word: Option<&Spanned<String>>) -> Result<NetMode, Fault> {
     let Some(word) = word else { return Ok(ctx.options.network) };
     match word.value.as_str() {
         "" | "default" => Ok(ctx.options.network),
         "none" => Ok(NetMode::None),
         "host" => Ok(NetMode::Host),
-        other => Err(Some(choice(at, "RB1115", word, "network mode", other, &["default", "none", "host"]))),
+        other => Err(choice(at, codes::NETWORK, word, "network mode", other, &["default", "none", "host"])),
     }
 }
 
-fn security(at: At<'_>, word: Option<&Spanned<String>>) -> Result<SecurityMode, Option<Diagnostic>> {
+fn security(at: At<'_>, word: Option<&Spanned<String>>) -> Result<SecurityMode, Fault> {
     match word.map(|word| (word, word.value.as_str())) {
         None | Some((_, "" | "sandbox")) => Ok(SecurityMode::Sandbox),
         Some((_, "insecure")) => Ok(SecurityMode::Insecure),
         Some((word, other)) => {
-            Err(Some(choice(at, "RB1116", word, "security mode", other, &["sandbox", "insecure"])))
+            Err(choice(at, codes::SECURITY, word, "security mode", other, &["sandbox", "insecure"]))
         }
     }
 }
@@ -106,7 +107,7 @@ fn choice(
     what: &str,
     given: &str,
     all: &[&str],
-) -> Diagnostic {
+) -> Fault {
     let error = at.error(code, word.span, format!("there is no {what} {given:?}"));
     match nearest(given, all.iter().copied()) {
         Some(near) => error.help(format!("did you mean {near}?")),
@@ -222,12 +223,12 @@ fn file_mount(
     run: &Run<'_>,
     at: At<'_>,
     spec: &MountSpec,
-) -> Result<Source, Option<Diagnostic>> {
+) -> Result<Source, Fault> {
     let dest = target(run, at, spec)?;
     let mut input = match (&spec.from, spec.kind) {
         (_, Kind::Tmpfs) | (None, Kind::Cache) => None,
         (Some(from), _) => stages.source(ctx, plan, run, at, from, true)?,
-        (None, _) => Some(ctx.main_context((at.file, spec.span)).map_err(Some)?),
+        (None, _) => Some(ctx.main_context((at.file, spec.span))?),
     };
     let kind = match spec.kind {
         Kind::Cache => {
@@ -249,7 +250,7 @@ fn file_mount(
     Ok(Source { input, mount })
 }
 
-fn target(run: &Run<'_>, at: At<'_>, spec: &MountSpec) -> Result<String, Option<Diagnostic>> {
+fn target(run: &Run<'_>, at: At<'_>, spec: &MountSpec) -> Result<String, Fault> {
     let dest = if paths::clean(&spec.target).starts_with('/') {
         spec.target.clone()
     } else {
@@ -261,7 +262,7 @@ fn target(run: &Run<'_>, at: At<'_>, spec: &MountSpec) -> Result<String, Option<
         } else {
             format!("the target {:?} of a mount cannot be the root directory", spec.target)
         };
-        return Err(Some(at.error("RB1114", spec.span, message).help("write target=/path")));
+        return Err(at.error(codes::MOUNT_TARGET, spec.span, message).help("write target=/path"));
     }
     Ok(dest)
 }
@@ -374,19 +375,14 @@ fn secret_mount(spec: &MountSpec) -> Option<Mount> {
         (None, true) => format!("/run/secrets/{}", paths::base(&id)),
         (Some(_), true) => return None,
     };
-    let mut mount = plain_mount(
-        &dest,
-        MountKind::Secret {
-            id,
-            uid: spec.uid.unwrap_or(0),
-            gid: spec.gid.unwrap_or(0),
-            mode: spec.mode.unwrap_or(0o400),
-            optional: !spec.required,
-        },
-    );
-    // LLB leaves the output of secrets and agents at 0.
-    mount.output = Some(0);
-    Some(mount)
+    let kind = MountKind::Secret {
+        id,
+        uid: spec.uid.unwrap_or(0),
+        gid: spec.gid.unwrap_or(0),
+        mode: spec.mode.unwrap_or(0o400),
+        optional: !spec.required,
+    };
+    Some(plain_mount(&dest, kind))
 }
 
 fn ssh_mount(number: usize, spec: &MountSpec) -> Mount {
@@ -394,18 +390,14 @@ fn ssh_mount(number: usize, spec: &MountSpec) -> Mount {
         true => format!("/run/buildkit/ssh_agent.{number}"),
         false => spec.target.clone(),
     };
-    let mut mount = plain_mount(
-        &dest,
-        MountKind::Ssh {
-            id: spec.id.clone(),
-            uid: spec.uid.unwrap_or(0),
-            gid: spec.gid.unwrap_or(0),
-            mode: spec.mode.unwrap_or(0o600),
-            optional: !spec.required,
-        },
-    );
-    mount.output = Some(0);
-    mount
+    let kind = MountKind::Ssh {
+        id: spec.id.clone(),
+        uid: spec.uid.unwrap_or(0),
+        gid: spec.gid.unwrap_or(0),
+        mode: spec.mode.unwrap_or(0o600),
+        optional: !spec.required,
+    };
+    plain_mount(&dest, kind)
 }
 
 /// `RUN |2 A=1 B=2 /bin/sh -c make # buildkit`.

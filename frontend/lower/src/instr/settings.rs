@@ -1,15 +1,16 @@
 //! `USER`, `VOLUME`, `SHELL`, `STOPSIGNAL` and `MAINTAINER`: settings of the image.
 
-use rbuild_diag::Diagnostic;
 use rbuild_dockerfile::Word;
 use rbuild_oci::Empty;
 
+use crate::codes;
 use crate::ctx::{At, Ctx};
+use crate::fault::Fault;
 use crate::gotext;
 use crate::stage::Run;
 
 /// `USER`, kept as written.
-pub(crate) fn user(ctx: &mut Ctx<'_>, run: &mut Run<'_>, at: At<'_>, word: &Word) -> Result<(), Diagnostic> {
+pub(crate) fn user(ctx: &mut Ctx<'_>, run: &mut Run<'_>, at: At<'_>, word: &Word) -> Result<(), Fault> {
     let user = run.expand(ctx, at, word)?;
     run.state.image.commit(format!("USER {user}"), false, ctx.epoch);
     run.state.image.edit().user.clone_from(&user);
@@ -18,18 +19,13 @@ pub(crate) fn user(ctx: &mut Ctx<'_>, run: &mut Run<'_>, at: At<'_>, word: &Word
 }
 
 /// `VOLUME`.
-pub(crate) fn volume(
-    ctx: &mut Ctx<'_>,
-    run: &mut Run<'_>,
-    at: At<'_>,
-    words: &[Word],
-) -> Result<(), Diagnostic> {
+pub(crate) fn volume(ctx: &mut Ctx<'_>, run: &mut Run<'_>, at: At<'_>, words: &[Word]) -> Result<(), Fault> {
     let mut volumes = Vec::with_capacity(words.len());
     for word in words {
         let volume = run.expand(ctx, at, word)?;
         if volume.is_empty() {
             return Err(at
-                .error("RB1125", word.span, format!("the volume {:?} expands to nothing", word.value))
+                .error(codes::VOLUME, word.span, format!("the volume {:?} expands to nothing", word.value))
                 .help("name a directory"));
         }
         volumes.push(volume);
@@ -57,13 +53,13 @@ pub(crate) fn stop_signal(
     run: &mut Run<'_>,
     at: At<'_>,
     word: &Word,
-) -> Result<(), Diagnostic> {
+) -> Result<(), Fault> {
     let signal = run.expand(ctx, at, word)?;
     if run.state.platform.os == "windows" {
-        return Err(at.error("RB1126", at.instruction.span, "Windows images have no stop signal"));
+        return Err(at.error(codes::SIGNAL, at.instruction.span, "Windows images have no stop signal"));
     }
     if !is_signal(&signal) {
-        let mut error = at.error("RB1126", word.span, format!("there is no signal {signal:?}"));
+        let mut error = at.error(codes::SIGNAL, word.span, format!("there is no signal {signal:?}"));
         error = match rbuild_diag::nearest(signal.trim_start_matches("SIG"), SIGNALS.iter().copied()) {
             Some(near) => error.help(format!("did you mean SIG{near}?")),
             None => error.help("name a signal, such as SIGTERM, or give its number"),

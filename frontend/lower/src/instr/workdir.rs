@@ -1,17 +1,19 @@
 //! `WORKDIR`: a setting, and a directory that is made.
 
-use rbuild_diag::{Diagnostic, Span};
+use rbuild_diag::Span;
 use rbuild_dockerfile::Word;
 use rbuild_graph::{FileKind, MkdirAction, Node, Op};
 
 use super::fileop::{Actions, owner};
+use crate::codes;
 use crate::ctx::{At, Ctx};
+use crate::fault::Fault;
 use crate::lint;
 use crate::paths;
 use crate::stage::Run;
 
 /// `WORKDIR path`.
-pub(crate) fn lower(ctx: &mut Ctx<'_>, run: &mut Run<'_>, at: At<'_>, word: &Word) -> Result<(), Diagnostic> {
+pub(crate) fn lower(ctx: &mut Ctx<'_>, run: &mut Run<'_>, at: At<'_>, word: &Word) -> Result<(), Fault> {
     let path = run.expand(ctx, at, word)?;
     let os = run.state.platform.os.clone();
     let absolute = paths::system_path(&path, &os, false).is_ok_and(|path| path.starts_with('/'));
@@ -32,7 +34,7 @@ pub(crate) fn lower(ctx: &mut Ctx<'_>, run: &mut Run<'_>, at: At<'_>, word: &Wor
         let owner = match user.is_empty() {
             true => None,
             false => Some(owner(user, actions.base()).map_err(|name| {
-                at.error("RB1119", word.span, format!("cannot make the directory for user {name:?}"))
+                at.error(codes::OWNER, word.span, format!("cannot make the directory for user {name:?}"))
                     .note("the stage is empty, so there is no /etc/passwd to look the name up in")
                     .help("give USER a numeric id, or copy /etc/passwd before WORKDIR")
             })?),
@@ -55,11 +57,11 @@ pub(crate) fn lower(ctx: &mut Ctx<'_>, run: &mut Run<'_>, at: At<'_>, word: &Wor
 }
 
 /// Sets the working directory without making it.
-pub(crate) fn enter(run: &mut Run<'_>, at: At<'_>, span: Span, path: &str) -> Result<(), Diagnostic> {
+pub(crate) fn enter(run: &mut Run<'_>, at: At<'_>, span: Span, path: &str) -> Result<(), Fault> {
     let os = run.state.platform.os.clone();
     let current = run.state.image.config().config.working_dir.clone();
     let cwd = paths::normalize(&current, path, &os, false).map_err(|reason| {
-        at.error("RB1113", span, format!("the working directory {path:?} cannot be used: {reason}"))
+        at.error(codes::PATH, span, format!("the working directory {path:?} cannot be used: {reason}"))
     })?;
     let kept = if os == "windows" { cwd.replace('/', "\\") } else { cwd.clone() };
     if run.state.image.config().config.working_dir != kept {
