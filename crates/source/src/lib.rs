@@ -2,6 +2,12 @@
 //! the registry client that exporters push with. Implements the `Sources` port. Reads no environment: options carry
 //! everything. Knows nothing of Dockerfiles, steps or caches of results.
 
+mod context;
+mod documents;
+mod http;
+mod http_date;
+mod image;
+mod layout;
 mod registry;
 mod sources;
 

@@ -13,7 +13,11 @@ use rbuild_ports::{
     Result, Sources, View,
 };
 
-use crate::registry::Registry;
+use crate::context::Contexts;
+use crate::http::Downloads;
+use crate::image::Images;
+use crate::layout::Layout;
+use crate::registry::{Registry, Repository};
 
 /// What a build's sources are made from.
 #[derive(Clone)]
@@ -50,14 +54,21 @@ impl SourceOptions {
 
 /// The sources of one build.
 pub struct HostSources {
-    options: SourceOptions,
+    contexts: BTreeMap<String, PathBuf>,
+    registry: Registry,
+    images: Images,
+    views: Contexts,
+    downloads: Downloads,
 }
 
 impl HostSources {
     /// Sources for one build. Nothing is read or connected yet.
     #[must_use]
     pub fn new(options: SourceOptions) -> Self {
-        Self { options }
+        let SourceOptions { state, contexts, registry, offline_ok, max_download, warn } = options;
+        let images = Images::new(registry.clone(), state.as_deref(), offline_ok, warn);
+        let downloads = Downloads::new(registry.clone(), state.as_deref(), max_download);
+        Self { contexts, registry, images, views: Contexts::new(state), downloads }
     }
 }
 
@@ -68,18 +79,22 @@ impl Sources for HostSources {
         mode: ResolveMode,
         cancel: &CancelToken,
     ) -> Result<ResolvedImage> {
-        let _ = (request, mode, cancel, &self.options);
-        Err(PortError::new(ErrorKind::Unsupported, "not complete in this revision"))
+        self.images.resolve(request, mode, cancel)
     }
 
     fn fetch_blob(&self, blob: &RemoteBlob, cancel: &CancelToken) -> Result<Box<dyn Read + Send>> {
-        let _ = (blob, cancel);
-        Err(PortError::new(ErrorKind::Unsupported, "not complete in this revision"))
+        if let Some(layout) = Layout::of_location(&blob.location) {
+            return Ok(Box::new(layout.open_blob(&blob.descriptor)?));
+        }
+        let repository = Repository::parse(&blob.location)?;
+        Ok(Box::new(self.registry.fetch_blob(&repository, &blob.descriptor, cancel)?))
     }
 
     fn local(&self, source: &LocalSource, cancel: &CancelToken) -> Result<Arc<dyn View>> {
-        let _ = (source, cancel);
-        Err(PortError::new(ErrorKind::Unsupported, "not complete in this revision"))
+        let dir = self.contexts.get(&source.name).ok_or_else(|| {
+            PortError::new(ErrorKind::NotFound, format!("there is no local context {:?}", source.name))
+        })?;
+        self.views.view(dir, source, cancel)
     }
 
     fn http(
@@ -88,7 +103,6 @@ impl Sources for HostSources {
         progress: &dyn Progress,
         cancel: &CancelToken,
     ) -> Result<(Arc<dyn View>, Digest)> {
-        let _ = (source, progress, cancel);
-        Err(PortError::new(ErrorKind::Unsupported, "not complete in this revision"))
+        self.downloads.fetch(source, progress, cancel)
     }
 }

@@ -33,6 +33,11 @@ impl Endpoint {
         }
     }
 
+    /// Any web server.
+    pub(crate) fn server(url: &Url) -> Self {
+        Self { host: host_and_port(url), ..Self::token_server(url, "") }
+    }
+
     /// `…/v2/<rest>`.
     pub(crate) fn url(&self, rest: &str) -> Url {
         let mut url = self.base.clone();

@@ -120,6 +120,11 @@ impl Failure {
 
     /// For people.
     pub(crate) fn into_error(self, doing: &str) -> PortError {
+        self.of_a("registry", doing)
+    }
+
+    /// The same, of a `role` (`registry`, `server`).
+    pub(crate) fn of_a(self, role: &str, doing: &str) -> PortError {
         let said = self.said();
         let host = &self.host;
         let doing = self.doing.as_deref().unwrap_or(doing);
@@ -167,8 +172,8 @@ impl Failure {
                 };
             }
         };
-        let error = PortError::new(kind, format!("registry {host} {what} while {doing}"));
-        match help {
+        let error = PortError::new(kind, format!("{role} {host} {what} while {doing}"));
+        match help.filter(|_| role == "registry") {
             Some(help) => error.help(help),
             None => error,
         }

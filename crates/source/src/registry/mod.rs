@@ -27,11 +27,12 @@ pub use options::{
     TokenRequest, TrustOptions,
 };
 
+pub(crate) use endpoint::Endpoint;
 pub(crate) use failure::{Failure, Problem};
-pub(crate) use transport::{Call, Transport};
+pub(crate) use runtime::until;
+pub(crate) use transport::{Answer, Call, Transport};
 
 use auth::Scope;
-use endpoint::Endpoint;
 
 /// The largest manifest or index that is read.
 pub const MAX_MANIFEST: u64 = 4 << 20;
@@ -314,7 +315,7 @@ impl Transport {
         repository: &str,
         doing: &str,
         call: impl Fn(&Endpoint) -> Call,
-    ) -> std::result::Result<transport::Answer, Failure> {
+    ) -> std::result::Result<Answer, Failure> {
         let scope = Scope::pull(repository);
         let endpoints = self.endpoints(domain).map_err(|failure| failure.while_doing(doing))?;
         let mut last = None;
