@@ -50,7 +50,7 @@ pub struct SelectOptions {
     pub include: Vec<String>,
     /// Not what matches, relative to the path.
     pub exclude: Vec<String>,
-    /// Must be among what was selected, relative to the path.
+    /// Absolute paths (or globs) that must be among what was selected.
     pub required: Vec<String>,
 }
 
@@ -401,7 +401,7 @@ impl<S: TreeSource> Walk<'_, S> {
     }
 
     fn require(&self, wanted: &str) -> Result<(), SelectError<S::Error>> {
-        let full = key_path(&format!("{}/{wanted}", self.pattern));
+        let full = key_path(wanted);
         let glob = if has_wildcard(&full) { Some(Glob::new(&full)?) } else { None };
         let there = self.found.iter().any(|found| match &glob {
             Some(glob) => glob.matches(&found.name),

@@ -119,7 +119,9 @@ fn copy_fields(doc: &mut Doc, copy: &CopyAction, from_input: bool) {
     doc.text("src", if from_input { go_path::base(src) } else { src });
     doc.text("dest", dest);
     owner_fields(doc, owner.as_ref());
-    doc.number("mode", mode.map_or(-1, i64::from));
+    // Keeping modes is -1, unless symbolic permissions change them: then the field stays empty.
+    let kept = if mode_str.is_empty() { -1 } else { 0 };
+    doc.number("mode", mode.map_or(kept, i64::from));
     doc.flag("followSymlink", *follow_symlink);
     doc.flag("dirCopyContents", *dir_copy_contents);
     doc.flag("attemptUnpackDockerCompatibility", *attempt_unpack);
@@ -235,5 +237,9 @@ fn dedupe_selectors(selectors: Vec<ContentSelector>) -> Vec<ContentSelector> {
     }
     out.extend(filtered);
     out.sort_by(|a, b| a.path.cmp(&b.path));
+    // A trailing slash counts in the link's selector, not in what is hashed.
+    for selector in &mut out {
+        selector.path = go_path::join(&["/", &selector.path]);
+    }
     out
 }

@@ -427,7 +427,9 @@ proptest! {
         prop_assert!(reader.next_entry().unwrap().is_none());
         prop_assert!(reader.finish().unwrap().is_empty());
         // Another implementation reads the same names and sizes (it splits PAX records at newlines).
-        prop_assume!(!entries.iter().any(|entry| entry.path.as_bytes().contains(&b'\n')));
+        if entries.iter().any(|entry| entry.path.as_bytes().contains(&b'\n')) {
+            return Ok(());
+        }
         let mut other = tar::Archive::new(&archive[..]);
         let mut count = 0;
         for (theirs, ours) in other.entries().unwrap().zip(&entries) {
