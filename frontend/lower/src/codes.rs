@@ -23,7 +23,7 @@ codes! {
     VARIABLE_IN_FROM = "RB1111", "a variable in --from";
     TRIGGER = "RB1112", "an ONBUILD trigger of a base image cannot run";
     MOUNT = "RB1113", "a field of --mount is unknown, misplaced or has an invalid value";
-    MOUNT_TARGET = "RB1114", "a mount has no target or the root directory";
+    MOUNT_TARGET = "RB1114", "the target of a mount is the root directory";
     NETWORK = "RB1115", "there is no such network mode";
     SECURITY = "RB1116", "there is no such security mode";
     DEVICE = "RB1117", "devices are not supported";
@@ -45,6 +45,8 @@ codes! {
     NO_SUCH_CHECK = "RB1133", "there is no such build check (a warning)";
     COMMIT = "RB1134", "a git reference is another commit than --checksum says";
     GRAPH = "RB1135", "the graph could not be built: a mistake in this program";
+    NO_MOUNT_TARGET = "RB1136", "a mount without target in the root directory";
+    NO_CACHE_STAGE = "RB1137", "a stage to build without the cache does not exist (a warning)";
 }
 
 #[cfg(test)]

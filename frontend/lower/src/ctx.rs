@@ -180,8 +180,13 @@ pub(crate) fn expand_error(at: At<'_>, word: &Word, error: &ExpandError) -> Faul
     } else {
         word.span
     };
-    at.error(codes::EXPANSION, span, format!("cannot expand {:?}: {}", word.value, error.message))
-        .help("quote a literal $ with the escape character or single quotes")
+    let fault =
+        at.error(codes::EXPANSION, span, format!("cannot expand {:?}: {}", word.value, error.message));
+    if ["syntax error", "unsupported", "unexpected"].iter().any(|start| error.message.starts_with(start)) {
+        fault.help("escape a $ that is meant literally, or put single quotes around it")
+    } else {
+        fault.help("set the variable with ARG or ENV before this line, or pass it with --build-arg")
+    }
 }
 
 /// The proxy variables that build arguments set, in any case of letters; later names in byte order win.

@@ -49,9 +49,15 @@ impl Draft {
         Edge { node: NodeId(id), output: 0 }
     }
 
-    /// The finished graph with what `targets` need, and where the targets are in it.
-    pub(crate) fn finish(self, targets: &[Option<Edge>]) -> Result<(Graph, Vec<Option<Edge>>), GraphError> {
-        let needed = self.needed(targets);
+    /// The finished graph with what `targets` need, and where they are in it; after them `aside`, which is kept
+    /// too, but whose being kept does not mean that all of it is used.
+    pub(crate) fn finish(
+        self,
+        targets: &[Option<Edge>],
+        aside: Option<Edge>,
+    ) -> Result<(Graph, Vec<Option<Edge>>), GraphError> {
+        let kept: Vec<Option<Edge>> = targets.iter().copied().chain([aside]).collect();
+        let needed = self.needed(&kept);
         let used = self.used_paths(&needed, targets);
         let mut graph = Graph::new();
         let mut places: Vec<Option<NodeId>> = vec![None; self.nodes.len()];
@@ -77,8 +83,8 @@ impl Draft {
                 *slot = Some(id);
             }
         }
-        let targets = targets.iter().map(|target| target.and_then(|edge| place(&places, edge))).collect();
-        Ok((graph, targets))
+        let kept = kept.iter().map(|target| target.and_then(|edge| place(&places, edge))).collect();
+        Ok((graph, kept))
     }
 
     /// Whether `targets` need `edge`.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use rbuild_graph::Graph;
+use rbuild_graph::{FileKind, Graph, Op, SourceOp};
 
 use crate::{Lowered, Needs, Outcome};
 
@@ -83,8 +83,54 @@ fn names(graph: &Graph) -> String {
         let group =
             node.meta.progress_group.as_ref().map_or(String::new(), |group| format!(" group={group:?}"));
         let _ = writeln!(out, "n{} {} {place}{:?}{group}", id.0, node.platform, node.meta.name);
+        for extra in extras(&node.op) {
+            let _ = writeln!(out, "   {extra}");
+        }
     }
     out
+}
+
+/// What the graph's own text leaves out.
+fn extras(op: &Op) -> Vec<String> {
+    match op {
+        Op::Source(SourceOp::Git(git)) => vec![format!(
+            "git ref={:?} subdir={:?} keep={} skip-submodules={}",
+            git.reference, git.subdir, git.keep_git_dir, git.skip_submodules
+        )],
+        Op::Source(SourceOp::Http(http)) => {
+            let checksum = http.checksum.map_or(String::new(), |sum| format!(" {sum}"));
+            vec![format!("http file={:?}{checksum}", http.filename)]
+        }
+        Op::Exec(exec) => {
+            let (spec, proxy) = (&exec.spec, &exec.hints.proxy_env);
+            let mut out: Vec<String> = Vec::new();
+            out.extend(spec.extra_hosts.iter().map(|it| format!("host {}={}", it.host, it.ip)));
+            out.extend(spec.ulimits.iter().map(|it| format!("ulimit {}={}:{}", it.name, it.soft, it.hard)));
+            for (name, value) in [
+                ("hostname", &spec.hostname),
+                ("cgroup", &spec.cgroup_parent),
+                ("http_proxy", &proxy.http_proxy),
+                ("https_proxy", &proxy.https_proxy),
+                ("ftp_proxy", &proxy.ftp_proxy),
+                ("no_proxy", &proxy.no_proxy),
+                ("all_proxy", &proxy.all_proxy),
+            ] {
+                if !value.is_empty() {
+                    out.push(format!("{name} {value}"));
+                }
+            }
+            out
+        }
+        Op::File(file) => file
+            .actions
+            .iter()
+            .filter_map(|action| match &action.kind {
+                FileKind::Mkfile(file) => Some(format!("data {:?}", String::from_utf8_lossy(&file.data))),
+                _ => None,
+            })
+            .collect(),
+        Op::Source(_) | Op::Merge(_) | Op::Diff(_) => vec![],
+    }
 }
 
 /// A diagnostic in one line: place, severity, code, message, notes and help.

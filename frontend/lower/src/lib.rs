@@ -26,6 +26,8 @@ mod stages;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use rbuild_diag::{Diagnostic, SourceFile, Span};
 use rbuild_dockerfile::Dockerfile;
 use rbuild_graph::{Edge, Graph};
@@ -117,7 +119,7 @@ pub struct StageOutline {
 /// Lowers `parsed` for one platform.
 ///
 /// # Errors
-/// All mistakes that were found, in the order of the file.
+/// All mistakes that were found, with the findings of the lint, in the order of the file.
 pub fn lower(
     parsed: &Dockerfile,
     source: &SourceFile,
@@ -125,26 +127,83 @@ pub fn lower(
     facts: &Facts,
 ) -> Result<Outcome, Vec<Diagnostic>> {
     let mut ctx = Ctx::new(parsed, source, options, facts);
-    let Some(mut plan) = stages::plan(&mut ctx) else { return Err(in_order(ctx.errors)) };
-    if ctx.errors.is_empty() {
-        require_bases(&mut ctx, &mut plan);
-    }
-    if !ctx.errors.is_empty() {
-        return Err(in_order(ctx.errors));
-    }
+    let Some(plan) = prepare(&mut ctx) else { return Err(report(ctx)) };
     if !ctx.needs.is_empty() {
-        return Ok(Outcome::Need(ctx.needs));
+        return foresee(&ctx);
     }
-    let mut stages = Stages::new(&plan);
-    for index in 0..plan.stages.len() {
-        if plan.stages[index].needed {
-            stages.lower(&mut ctx, &plan, index);
-        }
-    }
-    if !ctx.needs.is_empty() {
+    let stages = lower_stages(&mut ctx, &plan);
+    if !ctx.needs.is_empty() && ctx.errors.is_empty() {
         return Ok(Outcome::Need(ctx.needs));
     }
     finish(ctx, &plan, &stages)
+}
+
+/// Plans the stages and asks for the images; `None` when there are mistakes.
+fn prepare<'a>(ctx: &mut Ctx<'a>) -> Option<Plan<'a>> {
+    let mut plan = stages::plan(ctx)?;
+    if ctx.errors.is_empty() {
+        require_bases(ctx, &mut plan);
+    }
+    ctx.errors.is_empty().then_some(plan)
+}
+
+fn lower_stages(ctx: &mut Ctx<'_>, plan: &Plan<'_>) -> Stages {
+    let mut stages = Stages::new(plan);
+    for index in 0..plan.stages.len() {
+        if plan.stages[index].needed {
+            stages.lower(ctx, plan, index);
+        }
+    }
+    stages
+}
+
+/// Looks ahead with images assumed to be plain: mistakes that no image can change are reported before anything is
+/// fetched, and git references are asked for together with the images.
+fn foresee(ctx: &Ctx<'_>) -> Result<Outcome, Vec<Diagnostic>> {
+    let mut needs = ctx.needs.clone();
+    let mut assumed = ctx.facts.clone();
+    for need in &needs.images {
+        assumed.images.insert(need.query.clone(), plain_image(&need.query.platform));
+    }
+    let mut ahead = Ctx::new(ctx.parsed, ctx.source, ctx.options, &assumed);
+    if let Some(plan) = prepare(&mut ahead) {
+        lower_stages(&mut ahead, &plan);
+    }
+    // What depends on a variable, or on the working directory, may depend on the image.
+    let certain = |place: &Option<(SourceFile, Span)>| {
+        place
+            .as_ref()
+            .is_some_and(|(file, span)| file.text().get(span.range()).is_some_and(|text| !text.contains('$')))
+    };
+    ahead.errors.retain(|error| error.code != codes::NO_MOUNT_TARGET && certain(&error.place));
+    if !ahead.errors.is_empty() {
+        return Err(in_order(ahead.errors));
+    }
+    for need in ahead.needs.git {
+        if certain(&need.place) && needs.git.iter().all(|known| known.query != need.query) {
+            needs.git.push(need);
+        }
+    }
+    Ok(Outcome::Need(needs))
+}
+
+fn plain_image(platform: &Platform) -> ImageFacts {
+    let nothing = rbuild_digest::Digest::of("");
+    let config = ImageConfig {
+        architecture: platform.architecture.clone(),
+        variant: platform.variant.clone(),
+        os: platform.os.clone(),
+        rootfs: rbuild_oci::RootFs { diff_ids: vec![nothing], ..rbuild_oci::RootFs::default() },
+        ..ImageConfig::default()
+    };
+    ImageFacts { digest: nothing, manifest: nothing, platform: platform.clone(), config: Arc::new(config) }
+}
+
+/// The errors and what the lint found besides.
+fn report(mut ctx: Ctx<'_>) -> Vec<Diagnostic> {
+    let (findings, violation) = std::mem::take(&mut ctx.lint).finish();
+    let all = ctx.errors.into_iter().chain(findings).chain(ctx.warnings).chain(violation);
+    in_order(all.collect())
 }
 
 /// Finds out what the target needs and asks for the images in it. Triggers of base images can bring in more.
@@ -178,52 +237,50 @@ fn require_bases(ctx: &mut Ctx<'_>, plan: &mut Plan<'_>) {
 }
 
 fn finish(mut ctx: Ctx<'_>, plan: &Plan<'_>, stages: &Stages) -> Result<Outcome, Vec<Diagnostic>> {
-    let (mut warnings, violation) = std::mem::take(&mut ctx.lint).finish();
-    ctx.errors.extend(violation);
-    let Some(target) = stages.get(plan.target).filter(|_| ctx.errors.is_empty()) else {
-        return Err(in_order(ctx.errors));
-    };
-    warnings.append(&mut ctx.warnings);
-    let scans = scans(&ctx, plan, stages);
-    let mut wanted = vec![target.rootfs, scans.0];
-    wanted.extend(scans.1.iter().map(|(_, edge)| Some(*edge)));
-    let context = ctx.contexts.main();
+    let target = stages.get(plan.target).filter(|_| ctx.errors.is_empty() && !ctx.lint.fails());
+    let Some(target) = target else { return Err(report(ctx)) };
+    let (scan_context, scans) = scans(&mut ctx, plan, stages);
+    let mut wanted = vec![target.rootfs];
+    wanted.extend(scans.iter().map(|(_, edge)| Some(*edge)));
     let outline = plan.outline(&ctx);
     let mut config = stages.config_of(plan.target);
     finish_config(&ctx, &mut config);
-    let used = context.is_some_and(|edge| ctx.draft.needs(&wanted, edge));
-    let (graph, places) = std::mem::take(&mut ctx.draft).finish(&wanted).map_err(|error| {
-        vec![
-            Diagnostic::error(codes::GRAPH, format!("the graph could not be built: {error}"))
-                .help("this is a mistake in rbuild, please report it with the Dockerfile"),
-        ]
-    })?;
-    let place = |index: usize| places.get(index).copied().flatten();
-    let named = scans.1.iter().enumerate();
-    let scan_stages = named.filter_map(|(i, (name, _))| Some((name.clone(), place(i + 2)?))).collect();
+    let uses_context = ctx.contexts.main().is_some_and(|edge| ctx.draft.needs(&wanted, edge));
+    let (graph, mut places) =
+        std::mem::take(&mut ctx.draft).finish(&wanted, scan_context).map_err(|error| {
+            vec![
+                Diagnostic::error(codes::GRAPH, format!("the graph could not be built: {error}"))
+                    .help("this is a mistake in rbuild, please report it with the Dockerfile"),
+            ]
+        })?;
+    let scan_context = places.pop().flatten();
+    let names = scans.into_iter().map(|(name, _)| name);
+    let scan_stages = names.zip(places.iter().skip(1)).filter_map(|(name, place)| Some((name, (*place)?)));
+    let (mut warnings, _) = std::mem::take(&mut ctx.lint).finish();
+    warnings.append(&mut ctx.warnings);
     Ok(Outcome::Done(Box::new(Lowered {
-        target: place(0),
-        scan_context: place(1),
-        scan_stages,
+        target: places.first().copied().flatten(),
+        scan_context,
+        scan_stages: scan_stages.collect(),
         graph,
         config,
         base_config: target.base_config.as_deref().cloned(),
         plan: outline,
         warnings: in_order(warnings),
         platform: target.platform.clone(),
-        uses_context: used,
+        uses_context,
         ignore_cache: plan.stages[plan.target].ignore_cache,
         source_date_epoch: ctx.epoch,
     })))
 }
 
 /// What is scanned for a bill of materials beside the target: the context, and stages.
-fn scans(ctx: &Ctx<'_>, plan: &Plan<'_>, stages: &Stages) -> (Option<Edge>, Vec<(String, Edge)>) {
+fn scans(ctx: &mut Ctx<'_>, plan: &Plan<'_>, stages: &Stages) -> (Option<Edge>, Vec<(String, Edge)>) {
     let mut out = (None, Vec::new());
     for (index, stage) in plan.stages.iter().enumerate().filter(|(_, stage)| stage.replaced.is_none()) {
         let Some(state) = stages.get(index) else { continue };
         if index == plan.target && stage::wants_scan(ctx, state, &stage.label, args::SCAN_CONTEXT) {
-            out.0 = ctx.contexts.main();
+            out.0 = ctx.main_context((ctx.source, stage.from.span)).ok();
         }
         if index != plan.target
             && stage::wants_scan(ctx, state, &stage.label, args::SCAN_STAGE)
@@ -288,7 +345,7 @@ pub fn plan_stages(
     let facts = Facts::default();
     let mut ctx = Ctx::new(parsed, source, options, &facts);
     let plan = stages::plan(&mut ctx);
-    let Some(mut plan) = plan.filter(|_| ctx.errors.is_empty()) else { return Err(in_order(ctx.errors)) };
+    let Some(mut plan) = plan.filter(|_| ctx.errors.is_empty()) else { return Err(report(ctx)) };
     plan.mark_needed(options.all_stages);
     Ok(plan.outline(&ctx))
 }

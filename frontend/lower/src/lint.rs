@@ -187,6 +187,11 @@ impl Lint {
         self.findings.push(finding);
     }
 
+    /// Whether the findings are an error.
+    pub(crate) fn fails(&self) -> bool {
+        self.config.error && !self.findings.is_empty()
+    }
+
     /// The findings, and an error if there are some and `error=true`.
     pub(crate) fn finish(self) -> (Vec<Diagnostic>, Option<Diagnostic>) {
         let error = violation(&self.config, &self.findings);

@@ -273,6 +273,10 @@ impl Ctx<'_> {
         let mut places: Vec<Edge> = Vec::with_capacity(lowered.graph.len());
         for (_, node) in lowered.graph.nodes() {
             let mut node = node.clone();
+            if let Op::Source(SourceOp::Local(local)) = &mut node.op {
+                // One operation for each directory: its paths are found again from all that use it.
+                local.follow_paths.clear();
+            }
             for input in &mut node.inputs {
                 if let Some(place) = places.get(input.node.index()) {
                     *input = Edge { node: place.node, output: input.output };

@@ -107,6 +107,7 @@ pub(crate) fn plan<'a>(ctx: &mut Ctx<'a>) -> Option<Plan<'a>> {
         out.stages.push(stage);
     }
     out.target = find_target(ctx, &out);
+    check_no_cache(ctx, &out);
     find_uses(ctx, &mut out);
     find_cycle(ctx, &out);
     Some(out)
@@ -151,7 +152,7 @@ fn split<'a>(ctx: &mut Ctx<'a>) -> (Vec<(&'a Instruction, &'a [ArgDecl])>, Vec<P
 /// `FROM` should be valid when no build argument is given.
 fn check_default_args(ctx: &mut Ctx<'_>, globals: &[(&Instruction, &[ArgDecl])], parts: &[Part<'_>]) {
     let Ok((env, _)) = args::declared(ctx, &ctx.globals, globals, false) else { return };
-    for (instruction, from, _) in parts {
+    for (instruction, from, _) in parts.iter().filter(|(_, from, _)| from.base.value.contains('$')) {
         let lookup = |name: &str| env.get(name).map(str::to_owned);
         let Ok(base) = expand_word(&from.base.value, ctx.parsed.directives.escape, &lookup) else { return };
         if base.value.parse::<Reference>().is_ok() {
@@ -175,7 +176,8 @@ fn plan_stage<'a>(
 ) -> Stage<'a> {
     let at = At { file: ctx.source, instruction, from: None };
     let name = from.name.as_ref().map(|name| name.value.to_lowercase());
-    let base_text = expand_from(ctx, at, &from.base).map(|it| it.value).unwrap_or_default();
+    let base = expand_from(ctx, at, &from.base).unwrap_or_default();
+    let base_text = base.value;
     let platform = from.platform.as_ref().and_then(|word| plan_platform(ctx, at, word, name.as_deref()));
     let wanted = platform.clone().unwrap_or_else(|| ctx.options.platform.clone());
     let replaced = name.as_deref().and_then(|name| ctx.named_context(name, &wanted));
@@ -183,7 +185,7 @@ fn plan_stage<'a>(
         Some(stage) => Base::Stage(*stage),
         None => {
             if replaced.is_none() {
-                check_base_name(ctx, by_name, at, from, &base_text);
+                check_base_name(ctx, by_name, at, from, &base_text, &base.unmatched);
             }
             Base::External(base_text.clone())
         }
@@ -250,6 +252,7 @@ fn check_base_name(
     at: At<'_>,
     from: &FromInstr,
     text: &str,
+    unset: &[String],
 ) {
     if text.is_empty() {
         if ctx.errors.iter().any(|it| it.place.as_ref().is_some_and(|(_, span)| *span == from.base.span)) {
@@ -271,12 +274,20 @@ fn check_base_name(
     let Err(error) = text.parse::<Reference>() else { return };
     let mut error = at.error(codes::INVALID_REFERENCE, from.base.span, error.to_string());
     let lower = text.to_lowercase();
-    if by_name.contains_key(&lower) {
+    if let Some(near) = similar_arg(ctx, unset) {
+        error = error.help(format!("did you mean ${near}?"));
+    } else if by_name.contains_key(&lower) {
         error = error.help(format!("stage names are lower-case here: FROM {lower}"));
     } else if let Some(near) = nearest(text, by_name_sorted(by_name)) {
         error = error.help(format!("did you mean the stage {near:?}?"));
     }
     ctx.fail(error);
+}
+
+/// A global argument whose name is almost that of an unset one.
+fn similar_arg(ctx: &Ctx<'_>, unset: &[String]) -> Option<String> {
+    let known = || ctx.global_args.iter().map(|(name, _)| name.as_str()).chain(ctx.globals.names());
+    unset.iter().find_map(|name| nearest(name, known()).filter(|near| near != name).map(str::to_owned))
 }
 
 fn by_name_sorted(by_name: &HashMap<String, usize>) -> Vec<&str> {
@@ -346,6 +357,19 @@ fn find_target(ctx: &mut Ctx<'_>, plan: &Plan<'_>) -> usize {
     };
     ctx.fail(error);
     last
+}
+
+/// Stages that are named to be built without the cache should exist.
+fn check_no_cache(ctx: &mut Ctx<'_>, plan: &Plan<'_>) {
+    let NoCache::Stages(names) = &ctx.options.no_cache else { return };
+    for name in names.iter().filter(|name| !plan.by_name.contains_key(&name.to_lowercase())) {
+        let message = format!("there is no stage {name:?} to build without the cache");
+        let mut warning = Diagnostic::warning(codes::NO_CACHE_STAGE, message);
+        if let Some(near) = plan.similar(name) {
+            warning = warning.help(format!("did you mean {near:?}?"));
+        }
+        ctx.warnings.push(warning);
+    }
 }
 
 /// The references in an instruction.

@@ -257,12 +257,14 @@ fn target(run: &Run<'_>, at: At<'_>, spec: &MountSpec) -> Result<String, Fault> 
         paths::join("/", &paths::join(&run.state.cwd, &spec.target))
     };
     if paths::clean(&dest) == "/" {
-        let message = if spec.target.is_empty() {
-            "the mount has no target, and the working directory is /".to_owned()
+        let fault = if spec.target.starts_with('/') {
+            let message = format!("the target {:?} of a mount cannot be the root directory", spec.target);
+            at.error(codes::MOUNT_TARGET, spec.span, message)
         } else {
-            format!("the target {:?} of a mount cannot be the root directory", spec.target)
+            let message = "the mount has no target, and the working directory is /";
+            at.error(codes::NO_MOUNT_TARGET, spec.span, message)
         };
-        return Err(at.error(codes::MOUNT_TARGET, spec.span, message).help("write target=/path"));
+        return Err(fault.help("write target=/path"));
     }
     Ok(dest)
 }

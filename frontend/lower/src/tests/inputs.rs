@@ -144,7 +144,7 @@ pub(super) fn answer(needs: &Needs, facts: &mut Facts) -> bool {
             ImageOrigin::Registry(reference) => reference.to_string(),
             ImageOrigin::OciLayout { path, reference, .. } => format!("{path}:{reference}"),
         };
-        if name.contains("/missing") {
+        if name.contains("/missing") || name.contains("biuld") {
             continue;
         }
         any = true;
