@@ -1,0 +1,115 @@
+//! From a directory that was written to a layer: what it holds is counted, names and attributes that would mean
+//! something else in a layer are refused or removed, and one rename makes it visible.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rbuild_ports::{CommittedLayer, ErrorKind, LayerId, PortError, Result};
+use rbuild_tree::{Kind, RelPath};
+use rustix::fs::{self, FileType, RenameFlags};
+use rustix::io::Errno;
+
+use crate::meta::{Maker, failed};
+use crate::sys::{self, Place};
+use crate::view::LayerView;
+use crate::walk::walk;
+
+/// Entries and bytes of a layer directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Count {
+    /// Files, directories, links, nodes and whiteouts.
+    pub(crate) entries: u64,
+    /// Bytes of regular files; one with several names counts once.
+    pub(crate) bytes: u64,
+}
+
+/// Counts what is below `root`.
+pub(crate) fn count(root: OwnedFd) -> Result<Count> {
+    count_with(root, &mut |_, _| Ok(()))
+}
+
+fn count_with(
+    root: OwnedFd,
+    check: &mut dyn FnMut(&RelPath, Option<BorrowedFd<'_>>) -> Result<()>,
+) -> Result<Count> {
+    let mut count = Count::default();
+    let mut linked: HashSet<u64> = HashSet::new();
+    walk(root, &mut |step| {
+        check(step.path, step.opened)?;
+        count.entries += 1;
+        if step.kind == FileType::RegularFile {
+            let stat = sys::stat_at(step.dir, step.name).map_err(|e| failed("read", step.path, e))?;
+            if let Some(stat) = stat
+                && (stat.st_nlink < 2 || linked.insert(stat.st_ino))
+            {
+                count.bytes += u64::try_from(stat.st_size).unwrap_or(0);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(count)
+}
+
+/// Prepares what the overlay file system wrote: opaque marks that hide nothing are removed, so that the layer does
+/// not depend on how it was made. `below` is what it was written over.
+pub(crate) fn tidy_upper(root: OwnedFd, below: &LayerView, maker: &Maker) -> Result<Count> {
+    // The last opaque directory that hides something; the walk leaves it before it meets another outside.
+    let mut hiding: Option<RelPath> = None;
+    count_with(root, &mut |path, opened| {
+        refuse_whiteout_name(path)?;
+        let Some(dir) = opened else { return Ok(()) };
+        refuse_redirect(path, dir)?;
+        if !maker.is_opaque(dir).map_err(|e| failed("read", path, e))? {
+            return Ok(());
+        }
+        let covered = hiding.as_ref().is_some_and(|above| path.starts_with(above));
+        if !covered && below.kind(path)? == Some(Kind::Dir) {
+            hiding = Some(path.clone());
+            return Ok(());
+        }
+        Place::Fd(dir).remove(maker.opaque_name()).map_err(|e| failed("clean", path, e))
+    })
+}
+
+/// A name that means a deletion when the layer is read as a tar.
+pub(crate) fn refuse_whiteout_name(path: &RelPath) -> Result<()> {
+    if !path.file_name().is_some_and(|name| name.starts_with(b".wh.")) {
+        return Ok(());
+    }
+    let message = format!(
+        "{path} cannot be part of an image: names that start with \".wh.\" mean a deleted file there"
+    );
+    Err(PortError::new(ErrorKind::Invalid, message)
+        .help("use another name, or remove the file in the same step"))
+}
+
+fn refuse_redirect(path: &RelPath, dir: BorrowedFd<'_>) -> Result<()> {
+    for name in [b"trusted.overlay.redirect".as_slice(), b"user.overlay.redirect"] {
+        if Place::Fd(dir).get(name).map_err(|e| failed("read", path, e))?.is_some() {
+            let message =
+                format!("{path} was renamed by an overlay mount with redirects, which layers cannot hold");
+            return Err(PortError::new(ErrorKind::Unsupported, message));
+        }
+    }
+    Ok(())
+}
+
+/// Gives `name` in `from` its place among the layers. One that is there already is kept, and `false` returned.
+pub(crate) fn publish(from: impl AsFd, name: &str, layers: impl AsFd, layer: &LayerId) -> Result<bool> {
+    let (from, layers) = (from.as_fd(), layers.as_fd());
+    let result = match fs::renameat_with(from, name, layers, layer.as_str(), RenameFlags::NOREPLACE) {
+        // File systems without the flag: a directory never replaces one that is not empty.
+        Err(Errno::INVAL | Errno::NOSYS) => fs::renameat(from, name, layers, layer.as_str()),
+        other => other,
+    };
+    match result {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(false),
+        Err(error) => Err(PortError::io("rename", format!("layers/{layer}"), error)),
+    }
+}
+
+/// The layer as counted.
+pub(crate) fn committed(layer: LayerId, count: Count) -> CommittedLayer {
+    CommittedLayer { layer, entries: count.entries, bytes: count.bytes }
+}

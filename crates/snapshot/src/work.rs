@@ -1,0 +1,158 @@
+//! Where layers grow before they are visible: one directory of this process below `work/`, locked while the process
+//! lives, so that others can tell what a dead one left and remove it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rbuild_ports::{LayerId, PortError, Result};
+use rustix::fs::{self, FlockOperation, Mode};
+use rustix::io::Errno;
+
+use crate::remove::remove_tree;
+use crate::sys;
+
+/// This process's directory.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    parent: OwnedFd,
+    name: String,
+    /// Open and locked.
+    dir: OwnedFd,
+    path: PathBuf,
+    count: AtomicU64,
+}
+
+impl Workspace {
+    /// Makes one in `parent` and removes those of dead processes.
+    pub(crate) fn open(parent: &Path) -> Result<Arc<Self>> {
+        let fail = |error: Errno| PortError::io("open", parent, error);
+        let parent_fd =
+            sys::open_at(fs::CWD, parent.as_os_str().as_encoded_bytes(), sys::DIR).map_err(fail)?;
+        sweep(&parent_fd).map_err(fail)?;
+        loop {
+            let random = sys::random().map_err(|e| PortError::io("read", "/dev/urandom", e))?;
+            let name = LayerId::named('w', &random).to_string();
+            fs::mkdirat(&parent_fd, name.as_str(), Mode::RWXU).map_err(fail)?;
+            // Until it is locked, another process may take it for a dead one's.
+            let Ok(dir) = sys::open_at(&parent_fd, name.as_bytes(), sys::DIR) else { continue };
+            let locked = fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok();
+            if locked && same(&parent_fd, &name, &dir) {
+                let path = parent.join(&name);
+                return Ok(Arc::new(Self { parent: parent_fd, name, dir, path, count: AtomicU64::new(0) }));
+            }
+        }
+    }
+
+    /// A new empty directory in it.
+    pub(crate) fn scratch(self: &Arc<Self>) -> Result<Scratch> {
+        let name = self.fresh_name();
+        let path = self.path.join(&name);
+        let fail = |error: Errno| PortError::io("create", &path, error);
+        fs::mkdirat(&self.dir, name.as_str(), Mode::RWXU).map_err(fail)?;
+        let dir = sys::open_at(&self.dir, name.as_bytes(), sys::DIR).map_err(fail)?;
+        Ok(Scratch { space: self.clone(), name, dir, path })
+    }
+
+    /// Takes `name` out of `dir` in one step, then removes it. False if it was not there.
+    pub(crate) fn discard(&self, dir: impl AsFd, name: &str) -> std::result::Result<bool, Errno> {
+        let own = self.fresh_name();
+        match fs::renameat(dir, name, &self.dir, own.as_str()) {
+            Err(Errno::NOENT) => return Ok(false),
+            other => other?,
+        }
+        remove_tree(&self.dir, own.as_bytes())?;
+        Ok(true)
+    }
+
+    fn fresh_name(&self) -> String {
+        format!("{}", self.count.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next process.
+        let _ = remove_tree(&self.parent, self.name.as_bytes());
+    }
+}
+
+fn same(parent: &OwnedFd, name: &str, dir: &OwnedFd) -> bool {
+    let named = sys::stat_at(parent, name.as_bytes()).ok().flatten();
+    let opened = fs::fstat(dir).ok();
+    matches!((named, opened), (Some(a), Some(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+}
+
+fn sweep(parent: &OwnedFd) -> std::result::Result<(), Errno> {
+    for (name, _) in sys::list(parent)? {
+        let Ok(dir) = sys::open_at(parent, &name, sys::DIR) else { continue };
+        if fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            // One that resists is left: it must not keep anybody from building.
+            let _ = remove_tree(parent, &name);
+        }
+    }
+    Ok(())
+}
+
+/// A directory that goes away with all that is in it when dropped.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    space: Arc<Workspace>,
+    name: String,
+    dir: OwnedFd,
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory, open.
+    pub(crate) fn dir(&self) -> &OwnedFd {
+        &self.dir
+    }
+
+    /// A new directory in it, open.
+    pub(crate) fn subdir(&self, name: &str) -> Result<OwnedFd> {
+        let make = || {
+            fs::mkdirat(&self.dir, name, Mode::RWXU)?;
+            let dir = sys::open_at(&self.dir, name.as_bytes(), sys::DIR)?;
+            // A group or setgid bit inherited from above would be inherited further.
+            fs::fchmod(&dir, Mode::RWXU)?;
+            Ok(dir)
+        };
+        make().map_err(|e: Errno| PortError::io("create", self.path.join(name), e))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed now goes with the workspace.
+        let _ = remove_tree(&self.space.dir, self.name.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_dead_left_is_removed_and_the_living_keep_theirs() {
+        let root = tempfile::tempdir().unwrap();
+        let living = Workspace::open(root.path()).unwrap();
+        let scratch = living.scratch().unwrap();
+        std::fs::write(scratch.path().join("x"), "x").unwrap();
+        std::fs::create_dir_all(root.path().join("dead/a/b")).unwrap();
+        let other = Workspace::open(root.path()).unwrap();
+        assert!(scratch.path().join("x").exists());
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 2);
+        let path = scratch.path().to_owned();
+        drop(scratch);
+        assert!(!path.exists());
+        drop((living, other));
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+}
