@@ -14,7 +14,7 @@ use crate::registry::Registry;
 use crate::{Annotation, OutputSpec};
 
 /// Where archives to `-` go.
-pub type Stdout<'a> = Mutex<dyn Write + Send + 'a>;
+pub type Stdout = Mutex<dyn Write + Send>;
 
 /// The ports an export uses.
 #[derive(Clone, Copy)]
@@ -40,7 +40,7 @@ pub struct ExportContext<'a> {
     /// Threads for compression; at least 1.
     pub threads: usize,
     /// For outputs to `-`; `None` refuses them (a terminal).
-    pub stdout: Option<&'a Stdout<'a>>,
+    pub stdout: Option<&'a Stdout>,
     /// Engines for `--load`.
     pub engine: &'a EngineAccess,
 }

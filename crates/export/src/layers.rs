@@ -12,7 +12,7 @@ use rbuild_oci::Descriptor;
 use rbuild_oci::media_type::Compression;
 use rbuild_ports::{ErrorKind, LayerBlob, LayerId, LayerRow, PortError, RemoteBlob, Result, Timestamp};
 
-use crate::compress::{Pool, Produce, TarFacts, measure};
+use crate::compress::{Pool, TarFacts, measure};
 use crate::{CompressionSpec, ExportContext, LayerDescriptor};
 
 /// The maker of blobs that came as they are.
@@ -57,7 +57,7 @@ enum TarSource {
     /// Its directory.
     Directory,
     /// A blob of the store.
-    Blob(Descriptor),
+    Blob(Box<Descriptor>),
     /// Elsewhere.
     Remote,
 }
@@ -137,12 +137,19 @@ impl<'a> LayerMaker<'a> {
         })
     }
 
-    /// Layers whose blobs are their plain tars, which are stored nowhere.
+    /// Layers of images as they came; those made here as plain tars, which are stored nowhere.
     pub(crate) fn plain_tars(&self, layers: &[LayerId]) -> Result<Vec<PreparedLayer>> {
         self.in_parallel(layers, self.pool.threads(), |layer| {
+            let row = self.row(layer)?;
+            if is_foreign(&row)
+                && !self.is_lost(layer)
+                && let Some(found) = self.existing(&row, &CompressionSpec::NONE)?
+            {
+                return Ok(found);
+            }
             let facts = self.ensure_tar_facts(layer)?;
             let descriptor = Descriptor::new(Compression::None.oci_layer(), facts.diff_id, facts.size);
-            Ok(prepared(&self.row(layer)?, facts.diff_id, descriptor, Place::Tar))
+            Ok(prepared(&row, facts.diff_id, descriptor, Place::Tar))
         })
     }
 
@@ -233,14 +240,13 @@ impl<'a> LayerMaker<'a> {
     /// Layers of images keep their tar's exact bytes only in their blob; layers of steps are what their directory is.
     fn source(&self, row: &LayerRow, lost: bool) -> Result<TarSource> {
         let id = &row.layer.layer;
-        let foreign = !row.remotes.is_empty() || row.blobs.iter().any(|blob| blob.maker == PULLED);
         let here = self.cx.snapshots.present(id);
-        if lost || (here && !foreign) {
+        if lost || (here && !is_foreign(row)) {
             return Ok(TarSource::Directory);
         }
         for blob in &row.blobs {
             if self.is_stored(&blob.descriptor)? {
-                return Ok(TarSource::Blob(blob.descriptor.clone()));
+                return Ok(TarSource::Blob(Box::new(blob.descriptor.clone())));
             }
         }
         if !row.remotes.is_empty() {
@@ -259,12 +265,11 @@ impl<'a> LayerMaker<'a> {
             TarSource::Directory => self.cx.snapshots.write_tar(id, out),
             TarSource::Blob(descriptor) => {
                 let blob = self.cx.blobs.open(&descriptor.digest)?;
-                decompress(descriptor, blob, out).map_err(|error| {
+                decompress(descriptor, blob, out).inspect_err(|error| {
                     if error.kind == ErrorKind::Corrupt {
                         // It is gone next time: the same command, given again, heals it.
                         drop(self.cx.blobs.remove(&descriptor.digest));
                     }
-                    error
                 })
             }
             TarSource::Remote => {
@@ -454,6 +459,11 @@ impl<'a> LayerMaker<'a> {
             .collect::<Option<Vec<T>>>()
             .ok_or_else(|| PortError::new(ErrorKind::Internal, "a layer got lost"))
     }
+}
+
+/// Whether it came with an image or a cache.
+fn is_foreign(row: &LayerRow) -> bool {
+    !row.remotes.is_empty() || row.blobs.iter().any(|blob| blob.maker == PULLED)
 }
 
 fn prepared(row: &LayerRow, diff_id: Digest, descriptor: Descriptor, place: Place) -> PreparedLayer {

@@ -4,44 +4,45 @@
 //! number of cores. Reads no environment, clock or current directory.
 
 mod annotation;
+mod archive;
 mod assemble;
+mod atomic;
 mod compress;
+mod content;
 mod context;
 mod gzip;
+mod http;
+mod image;
 mod json;
 mod layers;
+mod load;
+mod local;
+mod merge;
+mod push;
 mod registry;
+mod report;
+mod rootfs_tar;
+mod run;
 mod spec;
 mod spec_attrs;
+mod store;
 mod time;
+mod walk;
 
 #[cfg(test)]
 mod testing;
 
 pub use annotation::{Annotation, AnnotationTarget};
+pub use atomic::write_file;
 pub use context::{
     BuiltImage, EngineAccess, ExportContext, ExportRequest, Exported, InlineCache, LayerDescriptor,
-    OutputReport, Stdout,
+    Materialise, OutputReport, Stdout,
 };
 pub use layers::{LayerMaker, Place, PreparedLayer};
 pub use registry::{OpenBlob, Registry};
+pub use report::{iidfile, metadata_file};
+pub use run::export;
 pub use spec::{
     ArchiveOutput, CompressionSpec, Dest, ImageOptions, ImageOutput, LoadOutput, LocalMode, LocalOutput,
     OutputError, OutputSpec, TarOutput,
 };
-
-use rbuild_ports::Result;
-
-/// Writes `request.images` to all of `request.outputs`. Layers are made into blobs once and shared by the outputs.
-///
-/// # Errors
-/// If an output cannot be written, a layer cannot be read or fetched, a registry or engine refuses, or `Cancelled`.
-/// What was not finished is not visible.
-pub fn export(cx: &ExportContext<'_>, request: &ExportRequest<'_>) -> Result<Exported> {
-    cx.cancel.check()?;
-    let _ = request;
-    Err(rbuild_ports::PortError::new(
-        rbuild_ports::ErrorKind::Unsupported,
-        "exporting is not complete in this revision",
-    ))
-}
