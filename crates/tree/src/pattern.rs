@@ -87,12 +87,22 @@ impl PatternMatcher {
     /// a default `MatchInfo`, the directories above are asked too.
     #[must_use]
     pub fn matches_in(&self, path: impl AsRef<[u8]>, parent: &MatchInfo) -> (bool, MatchInfo) {
-        let path = path.as_ref();
         let mut info = vec![false; self.patterns.len()];
+        let matched =
+            self.decide(path.as_ref(), parent, |i| info.get_mut(i).into_iter().for_each(|seen| *seen = true));
+        (matched, MatchInfo { matched: info })
+    }
+
+    /// As `matches_in` for what has no entries of its own.
+    #[must_use]
+    pub fn matches_leaf(&self, path: impl AsRef<[u8]>, parent: &MatchInfo) -> bool {
+        self.decide(path.as_ref(), parent, |_| {})
+    }
+
+    fn decide(&self, path: &[u8], parent: &MatchInfo, mut seen: impl FnMut(usize)) -> bool {
         let mut matched = false;
-        for (i, (pattern, seen)) in self.patterns.iter().zip(&mut info).enumerate() {
-            let inherited = parent.matched.get(i).copied().unwrap_or(false);
-            if !inherited {
+        for (i, pattern) in self.patterns.iter().enumerate() {
+            if !parent.matched.get(i).copied().unwrap_or(false) {
                 if pattern.negated != matched {
                     continue;
                 }
@@ -105,10 +115,10 @@ impl PatternMatcher {
                     continue;
                 }
             }
-            *seen = true;
+            seen(i);
             matched = !pattern.negated;
         }
-        (matched, MatchInfo { matched: info })
+        matched
     }
 
     /// Whether something below the directory `dir`, which matched with `info`, may be taken back by a later `!`

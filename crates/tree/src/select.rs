@@ -329,16 +329,19 @@ impl<S: TreeSource> Walk<'_, S> {
             self.matched = name.to_vec();
         }
         let start = if self.glob.is_some() { self.matched.as_slice() } else { self.pattern.as_bytes() };
-        let candidate = candidate(name, start).to_vec();
-        let verdict = self.judge(&candidate);
+        let candidate = candidate(name, start);
         let top = self.parents.is_empty();
+        if !is_dir {
+            if self.wanted(candidate) {
+                self.take(name, path, kind, top);
+            }
+            return false;
+        }
+        let verdict = self.judge(candidate);
+        let enter = self.worth_entering(candidate, &verdict);
         if verdict.include {
             self.take(name, path, kind, top);
         }
-        if !is_dir {
-            return false;
-        }
-        let enter = self.worth_entering(&candidate, &verdict);
         self.parents.push(Parent {
             name: name.to_vec(),
             path: path.clone(),
@@ -381,6 +384,15 @@ impl<S: TreeSource> Walk<'_, S> {
             verdict.include = !matched;
         }
         verdict
+    }
+
+    /// As `judge` for what has no entries of its own.
+    fn wanted(&self, candidate: &[u8]) -> bool {
+        let unknown = MatchInfo::default();
+        let (include, exclude) =
+            self.parents.last().map_or((&unknown, &unknown), |parent| (&parent.include, &parent.exclude));
+        self.include.as_ref().is_none_or(|patterns| patterns.matches_leaf(candidate, include))
+            && !self.exclude.as_ref().is_some_and(|patterns| patterns.matches_leaf(candidate, exclude))
     }
 
     fn worth_entering(&self, candidate: &[u8], verdict: &Verdict) -> bool {

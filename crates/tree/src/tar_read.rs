@@ -122,7 +122,7 @@ pub struct TarReader<R: Read> {
     /// Where the header of the current entry starts.
     start: u64,
     /// Name of the current entry for messages.
-    current: String,
+    current: Vec<u8>,
     /// Bytes of the current entry's content not read yet.
     pending: u64,
     /// Zero bytes after it.
@@ -162,7 +162,7 @@ impl<R: Read> TarReader<R> {
             limits,
             offset: 0,
             start: 0,
-            current: String::new(),
+            current: Vec::new(),
             pending: 0,
             padding: 0,
             sparse: None,
@@ -328,7 +328,7 @@ impl<R: Read> TarReader<R> {
             return Err(self.extended("both a PAX record and a GNU header give the name"));
         }
         let name = pax.sparse.name.clone().or(pax.path).or(long_name).unwrap_or_else(|| format::name(block));
-        self.current = name.escape_ascii().to_string();
+        self.current.extend_from_slice(&name);
         let path = RelPath::parse(&name).map_err(|e| self.invalid(e.into()))?;
         let link = pax.link.or(long_link).unwrap_or_else(|| format::link(block).to_vec());
         let size = match pax.size {
@@ -589,11 +589,15 @@ impl<R: Read> TarReader<R> {
     }
 
     fn invalid(&self, problem: Problem) -> TarReadError {
-        TarReadError::Invalid { offset: self.start, entry: self.current.clone(), problem }
+        TarReadError::Invalid { offset: self.start, entry: self.name(), problem }
+    }
+
+    fn name(&self) -> String {
+        self.current.escape_ascii().to_string()
     }
 
     fn truncated(&self) -> TarReadError {
-        TarReadError::Truncated { offset: self.offset, entry: self.current.clone() }
+        TarReadError::Truncated { offset: self.offset, entry: self.name() }
     }
 
     /// Reads stored content bytes.
