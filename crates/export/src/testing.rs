@@ -49,12 +49,6 @@ impl Blobs {
         self.all.lock().unwrap()
     }
 
-    pub(crate) fn put(&self, bytes: &[u8]) -> Digest {
-        let digest = Digest::of(bytes);
-        self.all.lock().unwrap().insert(digest, bytes.to_vec());
-        digest
-    }
-
     /// Flips a bit of a blob.
     pub(crate) fn damage(&self, digest: &Digest) {
         self.all.lock().unwrap().get_mut(digest).unwrap()[0] ^= 1;
