@@ -4,6 +4,7 @@
 
 pub mod go_path;
 
+mod changes;
 mod dump;
 mod entry;
 mod glob;
@@ -18,10 +19,12 @@ mod tar_pax;
 mod tar_read;
 mod tar_sparse;
 mod tar_write;
+mod tree;
 
 #[cfg(test)]
 mod tests;
 
+pub use changes::{Change, ReadChangesError, apply, diff, read_changes, write_changes};
 pub use dump::dump_entry;
 pub use entry::{Entry, Kind, Time, Xattrs};
 pub use glob::{BadPattern, Glob, has_wildcard, split_wildcards};
@@ -33,3 +36,4 @@ pub use select::{Children, NodeKind, SelectError, SelectOptions, TreeSource, res
 pub use tar_read::{Content, Data, Limits, Problem, TarItem, TarReadError, TarReader};
 pub use tar_sparse::Region;
 pub use tar_write::{TarWriteError, TarWriter};
+pub use tree::{Tree, TreeError};
