@@ -1,1 +1,3 @@
-//! x
+//! What tests of whole builds share.
+
+pub mod registry;

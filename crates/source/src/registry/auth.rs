@@ -363,11 +363,15 @@ fn check_realm(endpoint: &Endpoint, realm: &str) -> Result<(Url, bool), String> 
         return Err("the address of its token server has credentials in it".to_owned());
     }
     let own = endpoint.base().host_str().unwrap_or_default();
+    let allowed =
+        endpoint.token_hosts.iter().any(|allowed| *allowed == host || *allowed == host_and_port(&url));
     match url.scheme() {
         "https" => {}
-        "http" if endpoint.is_plain() => {
-            let near = host == own || (is_loopback(host) && is_loopback(own));
-            return Ok((url.clone(), near));
+        // On the wire everybody reads along, so only as near as the registry itself.
+        "http"
+            if endpoint.is_plain() && (host == own || allowed || (is_loopback(host) && is_loopback(own))) =>
+        {
+            return Ok((url.clone(), true));
         }
         "http" => return Err(format!("it names a token server without TLS ({host})")),
         other => return Err(format!("it names a token server with a {other} address")),
@@ -544,7 +548,6 @@ mod tests {
             ("docker.io", "https://10.0.0.1/token"),
             ("good.azurecr.io", "https://evil.azurecr.io/oauth2/token"),
             ("reg.example.co.uk", "https://evil.co.uk/t"),
-            ("127.0.0.1:5000", "http://evil.com/token"),
         ] {
             assert_eq!(check(domain, realm), Ok(false), "{domain} {realm}");
         }
@@ -553,6 +556,7 @@ mod tests {
         {
             assert!(check("docker.io", realm).is_err(), "{realm}");
         }
+        assert!(check("127.0.0.1:5000", "http://evil.com/token").is_err());
         let allowed = endpoint("docker.io", &["login.example.org"]);
         assert_eq!(
             check_realm(&allowed, "https://login.example.org/t").map(|(_, trusted)| trusted),
