@@ -2,6 +2,8 @@
 //! definitions are one node.
 
 use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
@@ -109,11 +111,17 @@ pub enum GraphError {
     },
 }
 
+/// What makes two nodes one.
+fn identity(node: &Node) -> (&Op, &[Edge], &Platform, bool) {
+    (&node.op, &node.inputs, &node.platform, node.meta.ignore_cache)
+}
+
 /// A directed acyclic graph of operations; petgraph edges point from input to user.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     dag: DiGraph<Node, ()>,
-    identity: HashMap<(Op, Vec<Edge>, Platform, bool), NodeId>,
+    /// Nodes by the hash of what makes them equal.
+    identity: HashMap<u64, Vec<NodeId>>,
 }
 
 impl Graph {
@@ -129,9 +137,12 @@ impl Graph {
     /// If an edge or an index inside the operation refers to something that does not exist.
     pub fn add(&mut self, node: Node) -> Result<NodeId, GraphError> {
         self.check(&node)?;
-        let identity = (node.op.clone(), node.inputs.clone(), node.platform.clone(), node.meta.ignore_cache);
-        if let Some(id) = self.identity.get(&identity) {
-            return Ok(*id);
+        let mut hasher = DefaultHasher::new();
+        identity(&node).hash(&mut hasher);
+        let hash = hasher.finish();
+        let equal = self.identity.get(&hash).into_iter().flatten();
+        if let Some(id) = equal.copied().find(|id| identity(self.node(*id)) == identity(&node)) {
+            return Ok(id);
         }
         let inputs: Vec<NodeIndex> =
             node.inputs.iter().map(|edge| NodeIndex::new(edge.node.index())).collect();
@@ -140,7 +151,7 @@ impl Graph {
             self.dag.add_edge(input, index, ());
         }
         let id = NodeId(u32::try_from(index.index()).unwrap_or(u32::MAX));
-        self.identity.insert(identity, id);
+        self.identity.entry(hash).or_default().push(id);
         Ok(id)
     }
 
