@@ -57,7 +57,11 @@ pub(crate) struct At<'b> {
 impl At<'_> {
     /// An error at `span` of this text.
     pub(crate) fn error(&self, code: &'static str, span: Span, message: impl Into<String>) -> Fault {
-        Fault::error(code, message).at(self.file, span)
+        let fault = Fault::error(code, message).at(self.file, span);
+        match self.from {
+            Some(from) => fault.note(format!("it is an ONBUILD trigger that {:?} brings in", from.original)),
+            None => fault,
+        }
     }
 }
 

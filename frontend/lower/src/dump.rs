@@ -134,8 +134,7 @@ fn extras(op: &Op) -> Vec<String> {
 }
 
 /// A diagnostic in one line: place, severity, code, message, notes and help.
-#[must_use]
-pub fn line(diagnostic: &rbuild_diag::Diagnostic) -> String {
+pub(crate) fn line(diagnostic: &rbuild_diag::Diagnostic) -> String {
     let mut out = String::new();
     if let Some((file, span)) = &diagnostic.place {
         let at = file.line_col(span.start);

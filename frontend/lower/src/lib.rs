@@ -10,6 +10,7 @@ mod dump;
 mod env;
 mod facts;
 mod fault;
+mod from;
 mod git;
 mod gotext;
 mod ignore;
@@ -22,6 +23,7 @@ mod paths;
 mod sources;
 mod stage;
 mod stages;
+mod uses;
 
 #[cfg(test)]
 mod tests;
@@ -38,7 +40,7 @@ use stage::Stages;
 use stages::{Base, Plan};
 
 pub use codes::CODES;
-pub use dump::{dump, dump_outcome, line};
+pub use dump::{dump, dump_outcome};
 pub use facts::{Facts, GitFacts, GitQuery, ImageFacts, ImageOrigin, ImageQuery, Need, Needs};
 pub use lint::{RULES, Rule, apply_check};
 pub use options::{IgnoreFile, LowerOptions, MainContext, NamedContext, NamedContextValue, NoCache};
@@ -177,7 +179,7 @@ fn foresee(ctx: &Ctx<'_>) -> Result<Outcome, Vec<Diagnostic>> {
     };
     ahead.errors.retain(|error| error.code != codes::NO_MOUNT_TARGET && certain(&error.place));
     if !ahead.errors.is_empty() {
-        return Err(in_order(ahead.errors));
+        return Err(in_order(ctx.source, ahead.errors));
     }
     for need in ahead.needs.git {
         if certain(&need.place) && needs.git.iter().all(|known| known.query != need.query) {
@@ -203,7 +205,7 @@ fn plain_image(platform: &Platform) -> ImageFacts {
 fn report(mut ctx: Ctx<'_>) -> Vec<Diagnostic> {
     let (findings, violation) = std::mem::take(&mut ctx.lint).finish();
     let all = ctx.errors.into_iter().chain(findings).chain(ctx.warnings).chain(violation);
-    in_order(all.collect())
+    in_order(ctx.source, all.collect())
 }
 
 /// Finds out what the target needs and asks for the images in it. Triggers of base images can bring in more.
@@ -266,7 +268,7 @@ fn finish(mut ctx: Ctx<'_>, plan: &Plan<'_>, stages: &Stages) -> Result<Outcome,
         config,
         base_config: target.base_config.as_deref().cloned(),
         plan: outline,
-        warnings: in_order(warnings),
+        warnings: in_order(ctx.source, warnings),
         platform: target.platform.clone(),
         uses_context,
         ignore_cache: plan.stages[plan.target].ignore_cache,
@@ -326,9 +328,10 @@ fn finish_config(ctx: &Ctx<'_>, config: &mut ImageConfig) {
     config.variant = platform.variant;
 }
 
-/// Sorted by place; those without a place first.
-fn in_order(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    diagnostics.sort_by_key(|it| it.place.as_ref().map(|(_, span)| span.start));
+/// Those without a place first, then those of the Dockerfile by place, then those of triggers of base images.
+fn in_order(source: &SourceFile, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    diagnostics
+        .sort_by_key(|it| it.place.as_ref().map(|(file, span)| (file.name() != source.name(), span.start)));
     diagnostics
 }
 

@@ -4,11 +4,12 @@
 use rbuild_diag::{Diagnostic, Severity, SourceFile};
 use rbuild_dockerfile::{Instruction, InstructionKind, parse_instruction};
 
+use crate::NamedContextValue;
 use crate::codes;
 use crate::ctx::{At, Ctx};
 use crate::sources::Found;
-use crate::stages::{Base, Plan, add_uses};
-use crate::{ImageOrigin, ImageQuery, NamedContextValue};
+use crate::stages::{Base, Plan};
+use crate::uses::add_uses;
 
 /// A trigger, ready to run.
 #[derive(Clone, Debug)]
@@ -59,48 +60,23 @@ fn of_stage(ctx: &Ctx<'_>, plan: &Plan<'_>, base: usize) -> Vec<Trigger> {
 /// `None` when the image is not known yet.
 fn of_image(ctx: &mut Ctx<'_>, plan: &Plan<'_>, index: usize) -> Option<Vec<Trigger>> {
     let stage = &plan.stages[index];
-    let platform = stage.platform.as_ref().unwrap_or(&ctx.options.platform).normalized();
-    let (texts, name) = match ctx.find(&stage.base_text, &platform) {
-        Err(_) | Ok(Found::Scratch) => return Some(vec![]),
-        Ok(Found::Image(reference)) => {
-            let name = reference.familiar();
-            let query = ImageQuery { origin: ImageOrigin::Registry(reference), platform };
-            (ctx.facts.images.get(&query)?.config.config.on_build.clone(), name)
-        }
-        Ok(Found::Context(context)) => {
-            let context = ctx.options.named_contexts.get(context)?;
-            let origin = match &context.value {
-                NamedContextValue::Image(reference) => {
-                    ImageOrigin::Registry(reference.clone().with_default_tag())
-                }
-                NamedContextValue::OciLayout { path, reference } => ImageOrigin::OciLayout {
-                    store: match &context.platform {
-                        None => context.name.clone(),
-                        Some(platform) => format!("{}::{platform}", context.name),
-                    },
-                    path: path.clone(),
-                    reference: reference.clone(),
-                },
-                NamedContextValue::Target(lowered) => {
-                    let texts = lowered.config.config.on_build.clone();
-                    return Some(parse_all(ctx, plan, index, &texts, &context.name.clone()));
-                }
-                _ => return Some(vec![]),
-            };
-            let texts = ctx
-                .facts
-                .images
-                .get(&ImageQuery { origin, platform })
-                .map(|facts| facts.config.config.on_build.clone())
-                .unwrap_or_default();
-            (texts, context.name.clone())
-        }
+    let platform = stage.platform.as_ref().unwrap_or(&ctx.options.platform).clone();
+    let Ok(found) = ctx.find(&stage.base_text, &platform) else { return Some(vec![]) };
+    let texts = match ctx.image_query(&found, &platform) {
+        Some(query) => ctx.facts.images.get(&query)?.config.config.on_build.clone(),
+        None => match found {
+            Found::Context(context) => match ctx.options.named_contexts.get(context).map(|it| &it.value) {
+                Some(NamedContextValue::Target(lowered)) => lowered.config.config.on_build.clone(),
+                _ => vec![],
+            },
+            Found::Scratch | Found::Image(_) => vec![],
+        },
     };
-    Some(parse_all(ctx, plan, index, &texts, &name))
+    Some(parse_all(ctx, plan, index, &texts))
 }
 
-fn parse_all(ctx: &mut Ctx<'_>, plan: &Plan<'_>, index: usize, texts: &[String], name: &str) -> Vec<Trigger> {
-    let from = plan.stages[index].from;
+fn parse_all(ctx: &mut Ctx<'_>, plan: &Plan<'_>, index: usize, texts: &[String]) -> Vec<Trigger> {
+    let (from, name) = (plan.stages[index].from, &plan.stages[index].base_text);
     let mut out = Vec::with_capacity(texts.len());
     for text in texts {
         let parsed = parse_instruction(text, '\\');

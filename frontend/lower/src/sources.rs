@@ -104,6 +104,25 @@ impl Ctx<'_> {
         }
     }
 
+    /// The image that `found` is, if it is one.
+    pub(crate) fn image_query(&self, found: &Found, platform: &Platform) -> Option<ImageQuery> {
+        let platform = platform.normalized();
+        match found {
+            Found::Scratch => None,
+            Found::Image(reference) => Some(registry_query(reference, platform)),
+            Found::Context(index) => match &self.options.named_contexts.get(*index)?.value {
+                NamedContextValue::Image(reference) if is_scratch(reference) => None,
+                NamedContextValue::Image(reference) => {
+                    Some(registry_query(&reference.clone().with_default_tag(), platform))
+                }
+                NamedContextValue::OciLayout { path, reference } => {
+                    Some(layout_query(&self.context_name(*index), path, reference, platform))
+                }
+                _ => None,
+            },
+        }
+    }
+
     /// Asks for what is needed to open `found`.
     pub(crate) fn require(
         &mut self,
@@ -112,31 +131,20 @@ impl Ctx<'_> {
         place: (&SourceFile, Span),
         similar: Option<String>,
     ) {
-        let platform = platform.normalized();
-        let query = match found {
-            Found::Scratch => return,
-            Found::Image(reference) => registry_query(reference, platform),
-            Found::Context(index) => match self.options.named_contexts.get(*index).map(|it| &it.value) {
-                Some(NamedContextValue::Image(reference)) if is_scratch(reference) => return,
-                Some(NamedContextValue::Image(reference)) => {
-                    registry_query(&reference.clone().with_default_tag(), platform)
-                }
-                Some(NamedContextValue::OciLayout { path, reference }) => {
-                    layout_query(&self.context_name(*index), path, reference, platform)
-                }
-                Some(NamedContextValue::Git(text)) => {
-                    if let git::Parsed::Yes(url) = git::parse(text, true) {
-                        let _ = self.commit_of(&url, place.0, place.1);
-                    }
-                    return;
-                }
-                _ => return,
-            },
-        };
-        if self.facts.images.contains_key(&query) || self.needs.images.iter().any(|it| it.query == query) {
+        if let Some(query) = self.image_query(found, platform) {
+            let known = self.facts.images.contains_key(&query);
+            if !known && self.needs.images.iter().all(|it| it.query != query) {
+                self.needs.images.push(Need { query, place: Some((place.0.clone(), place.1)), similar });
+            }
             return;
         }
-        self.needs.images.push(Need { query, place: Some((place.0.clone(), place.1)), similar });
+        let Found::Context(index) = found else { return };
+        if let Some(NamedContextValue::Git(text)) =
+            self.options.named_contexts.get(*index).map(|it| &it.value)
+            && let git::Parsed::Yes(url) = git::parse(text, true)
+        {
+            let _ = self.commit_of(&url, place.0, place.1);
+        }
     }
 
     /// Makes the operation for `found`. `title` makes the step's name of an image's. `None` when facts are missing.
@@ -148,16 +156,23 @@ impl Ctx<'_> {
         stage: &str,
         title: &mut dyn FnMut(String) -> String,
     ) -> Result<Option<Opened>, Fault> {
+        let query = self.image_query(found, platform);
+        let facts = match &query {
+            Some(query) => match self.facts.images.get(query) {
+                Some(facts) => Some(facts.clone()),
+                None => return Ok(None),
+            },
+            None => None,
+        };
         let platform = platform.normalized();
-        match found {
-            Found::Scratch => Ok(Some(Opened::EMPTY)),
-            Found::Image(reference) => {
-                let Some(facts) = self.image_facts(&registry_query(reference, platform.clone())) else {
-                    return Ok(None);
-                };
+        match (found, facts) {
+            (Found::Image(reference), Some(facts)) => {
                 Ok(Some(self.open_image(reference, &facts, platform, place, stage, title)))
             }
-            Found::Context(index) => self.open_context(*index, platform, place, stage),
+            (Found::Context(index), facts) => {
+                self.open_context(*index, facts, platform, place, stage).map(Some)
+            }
+            (Found::Scratch | Found::Image(_), _) => Ok(Some(Opened::EMPTY)),
         }
     }
 
@@ -167,10 +182,6 @@ impl Ctx<'_> {
             None => context.name.clone(),
             Some(platform) => format!("{}::{platform}", context.name),
         }
-    }
-
-    fn image_facts(&self, query: &ImageQuery) -> Option<ImageFacts> {
-        self.facts.images.get(query).cloned()
     }
 
     fn open_image(
@@ -201,69 +212,65 @@ impl Ctx<'_> {
     fn open_context(
         &mut self,
         index: usize,
+        facts: Option<ImageFacts>,
         platform: Platform,
         place: (&SourceFile, Span),
         stage: &str,
-    ) -> Result<Option<Opened>, Fault> {
+    ) -> Result<Opened, Fault> {
         let options = self.options;
-        let Some(context) = options.named_contexts.get(index) else { return Ok(Some(Opened::EMPTY)) };
+        let Some(context) = options.named_contexts.get(index) else { return Ok(Opened::EMPTY) };
         let label = self.context_name(index);
         let bare = |rootfs| Opened { rootfs: Some(rootfs), config: None, platform: None };
-        match &context.value {
-            NamedContextValue::Image(reference) if is_scratch(reference) => Ok(Some(Opened::EMPTY)),
-            NamedContextValue::Image(reference) => {
+        match (&context.value, facts) {
+            (NamedContextValue::Image(reference), Some(facts)) => {
                 let reference = reference.clone().with_default_tag();
-                let Some(facts) = self.image_facts(&registry_query(&reference, platform.clone())) else {
-                    return Ok(None);
-                };
                 let mut title = |name: String| format!("[context {label}] {name}");
-                Ok(Some(self.open_image(&reference, &facts, platform, place, stage, &mut title)))
+                Ok(self.open_image(&reference, &facts, platform, place, stage, &mut title))
             }
-            NamedContextValue::OciLayout { path, reference } => {
-                let query = layout_query(&label, path, reference, platform.clone());
-                let Some(facts) = self.image_facts(&query) else { return Ok(None) };
-                let config = Some(facts.config.clone());
-                let found_platform = Some(platform_of(&facts.config));
-                if has_no_layers(&facts.config) {
-                    return Ok(Some(Opened { rootfs: None, config, platform: found_platform }));
+            (NamedContextValue::OciLayout { path, .. }, Some(facts)) => {
+                let mut out = Opened {
+                    rootfs: None,
+                    platform: Some(platform_of(&facts.config)),
+                    config: Some(facts.config.clone()),
+                };
+                if !has_no_layers(&facts.config) {
+                    let op = Op::Source(SourceOp::OciLayout(OciLayoutSource {
+                        store: context.name.clone(),
+                        path: path.clone(),
+                        digest: facts.digest,
+                        manifest: facts.manifest,
+                        diff_ids: facts.config.rootfs.diff_ids.clone(),
+                    }));
+                    let name = format!("[context {label}] OCI load from client");
+                    out.rootfs = Some(self.add_source(op, platform, name, Some(place), stage));
                 }
-                let op = Op::Source(SourceOp::OciLayout(OciLayoutSource {
-                    store: context.name.clone(),
-                    path: path.clone(),
-                    digest: facts.digest,
-                    manifest: facts.manifest,
-                    diff_ids: facts.config.rootfs.diff_ids.clone(),
-                }));
-                let name = format!("[context {label}] OCI load from client");
-                let rootfs = Some(self.add_source(op, platform, name, Some(place), stage));
-                Ok(Some(Opened { rootfs, config, platform: found_platform }))
+                Ok(out)
             }
-            NamedContextValue::Local(ignore) => {
+            (NamedContextValue::Image(_) | NamedContextValue::OciLayout { .. }, None) => Ok(Opened::EMPTY),
+            (NamedContextValue::Local(ignore), _) => {
                 let name = format!("[context {label}] load from client");
-                Ok(Some(bare(self.add_local(&context.name, ignore, name))))
+                Ok(bare(self.add_local(&context.name, ignore, name)))
             }
-            NamedContextValue::Git(text) => {
+            (NamedContextValue::Git(text), _) => {
                 let name = format!("[context {label}] load git source {text}");
-                Ok(Some(bare(self.add_git_context(text, false, name, place)?)))
+                self.add_git_context(text, false, name, place).map(bare)
             }
-            NamedContextValue::Http(text) => match git::parse(text, false) {
+            (NamedContextValue::Http(text), _) => match git::parse(text, false) {
                 git::Parsed::Yes(_) => {
                     let name = format!("[context {label}] load git source {text}");
-                    Ok(Some(bare(self.add_git_context(text, false, name, place)?)))
+                    self.add_git_context(text, false, name, place).map(bare)
                 }
-                _ => Ok(Some(bare(self.add_http(
-                    text,
-                    http_file_name(text, "download"),
-                    None,
-                    format!("[context {label}] {text}"),
-                    None,
-                )))),
+                _ => {
+                    let (file, name) =
+                        (http_file_name(text, "download"), format!("[context {label}] {text}"));
+                    Ok(bare(self.add_http(text, file, None, name, None)))
+                }
             },
-            NamedContextValue::Target(lowered) => {
-                let rootfs = self.graft(lowered);
-                let config = Some(Arc::new(lowered.config.clone()));
-                Ok(Some(Opened { rootfs, config, platform: Some(lowered.platform.clone()) }))
-            }
+            (NamedContextValue::Target(lowered), _) => Ok(Opened {
+                rootfs: self.graft(lowered),
+                config: Some(Arc::new(lowered.config.clone())),
+                platform: Some(lowered.platform.clone()),
+            }),
         }
     }
 

@@ -17,7 +17,8 @@ use crate::image::Image;
 use crate::instr;
 use crate::paths;
 use crate::sources::Found;
-use crate::stages::{Base, Plan, Source, resolve_source};
+use crate::stages::{Base, Plan};
+use crate::uses::{Source, resolve_source};
 
 /// What a finished stage leaves to those that start from it.
 #[derive(Clone, Debug)]

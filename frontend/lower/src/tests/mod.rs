@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use rbuild_diag::SourceFile;
 use rbuild_dockerfile::parse;
 
-use crate::{Facts, LowerOptions, Outcome, dump, dump_outcome, line, lower};
+use crate::dump::line;
+use crate::{Facts, LowerOptions, Outcome, dump, dump_outcome, lower};
 
 fn test_data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("test_data")
@@ -141,4 +142,44 @@ fn long_files_are_lowered_in_linear_time() {
     assert_eq!(lowered.graph.len(), 199 * 48 + 1);
     eprintln!("{} instructions: {took:?}", parsed.file.instructions.len());
     assert!(took.as_secs() < 5, "{took:?}");
+}
+
+/// Any text is lowered or refused; none makes the crate panic.
+#[test]
+fn mutated_files_do_not_panic() {
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        usize::try_from(seed % below.max(1) as u64).unwrap()
+    };
+    let mut names: Vec<PathBuf> = fs::read_dir(test_data()).unwrap().map(|it| it.unwrap().path()).collect();
+    names.sort();
+    let texts: Vec<String> = names.iter().map(|folder| read(&folder.join("Dockerfile"))).collect();
+    for _ in 0..1_500 {
+        let at = random(texts.len());
+        let options = inputs::options(&read(&names[at].join("inputs.txt")));
+        let mut lines: Vec<&str> = texts[at].lines().collect();
+        for _ in 0..=random(3) {
+            let other: Vec<&str> = texts[random(texts.len())].lines().collect();
+            let line = other[random(other.len())];
+            let place = random(lines.len() + 1);
+            match random(3) {
+                0 => lines.insert(place, line),
+                1 if place < lines.len() => drop(lines.remove(place)),
+                _ if place < lines.len() => lines[place] = line,
+                _ => {}
+            }
+        }
+        let mut chars: Vec<char> = lines.join("\n").chars().collect();
+        for _ in 0..random(4) {
+            let c =
+                ['$', '{', '}', '"', '\'', '/', ':', '=', ',', '\\', '\n', '<', '-', '9', 'é'][random(15)];
+            chars.insert(random(chars.len() + 1), c);
+        }
+        let text: String = chars.into_iter().collect();
+        let mut facts = inputs::facts(&read(&names[at].join("facts.txt")));
+        let _ = run(&text, &options, &mut facts);
+    }
 }

@@ -4,7 +4,8 @@ use rbuild_diag::SourceFile;
 use rbuild_dockerfile::parse;
 
 use super::inputs;
-use crate::{RULES, apply_check, line, plan_stages};
+use crate::dump::line;
+use crate::{RULES, apply_check, plan_stages};
 
 fn filtered(text: &str, inputs: &str) -> Result<Vec<String>, Vec<String>> {
     let source = SourceFile::new("Dockerfile", text);
