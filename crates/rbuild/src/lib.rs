@@ -1,1 +1,39 @@
-//! placeholder
+//! Container image builds as a library: a Dockerfile in, an image out, no daemon. `Builder` is the way in: give it a `Store`
+//! and a `BuildRequest`, watch `BuildEvent`s, get a `Report` or a `BuildError`. The `rbuild` command is a client of it.
+//! It reads no environment, prints nothing and never exits.
+
+mod builder;
+mod context_stream;
+mod error;
+mod event;
+mod inputs;
+mod own_image;
+mod report;
+mod request;
+mod resolve;
+mod secrets;
+mod store;
+mod vertices;
+
+pub use builder::{Builder, OutputStreams};
+pub use context_stream::{ContextDir, ContextStream, read_context_stream};
+pub use error::{BuildError, BuildErrorKind};
+pub use event::{BuildEvent, BuildEvents, VertexId};
+pub use report::Report;
+pub use request::{
+    BuildRequest, Context, DockerfileSource, Entitlement, NamedContext, NamedContextSource, Secret,
+    SecretSource, SshAgent,
+};
+pub use store::{Store, StoreOptions};
+
+pub use rbuild_cache_index::{PruneOptions, PruneReport, PrunedRow, UsageKind, UsageRow};
+pub use rbuild_diag::{Diagnostic, RenderOptions, Severity, SourceFile, render};
+pub use rbuild_digest::Digest;
+pub use rbuild_engine::Why;
+pub use rbuild_export::{Annotation, EngineAccess, OutputError, OutputReport, OutputSpec};
+pub use rbuild_graph::{HostIp, NetMode, Ulimit, dot, dump};
+pub use rbuild_lower::{Lowered, NoCache, StageOutline, StagePlan};
+pub use rbuild_oci::{Descriptor, ImageConfig, Platform, Reference};
+pub use rbuild_ports::{CancelToken, ErrorKind, ImageRecord, PortError, SecretBytes, Stream, Timestamp};
+pub use rbuild_sandbox::{Rootless, enter_user_namespace};
+pub use rbuild_source::ProxyOptions;

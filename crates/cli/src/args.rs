@@ -1,0 +1,212 @@
+//! The command line as clap reads it: buildx's words. Low-level: nothing is interpreted here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Exit codes, shown by `--help`.
+const EXIT_CODES: &str = "Exit codes:
+  0    done
+  1    the build failed: the Dockerfile, a step, a registry, the machine
+  2    the command line is wrong
+  70   a bug in rbuild
+  130  interrupted";
+
+/// rbuild turns a Dockerfile into a container image.
+#[derive(Parser, Debug)]
+#[command(name = "rbuild", version, about = "Build container images from Dockerfiles: no daemon, no root needed", after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    /// Directory of the store [default: /var/lib/rbuild for root, else $XDG_DATA_HOME/rbuild]
+    #[arg(long, global = true, env = "RBUILD_ROOT", value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Build an image from a Dockerfile
+    #[command(visible_alias = "b", after_help = EXIT_CODES)]
+    Build(Box<BuildArgs>),
+    /// Show the stages and the graph of a build without running it
+    Plan(Box<PlanArgs>),
+    /// List the images of the store
+    Images(ImagesArgs),
+    /// Show what the store holds
+    Du(DuArgs),
+    /// Remove cache that nothing needs
+    Prune(PruneArgs),
+}
+
+/// What `build` and `plan` share.
+#[derive(Args, Debug)]
+pub(crate) struct SourceArgs {
+    /// The build context: a directory, or `-` for a Dockerfile or a tar archive on standard input
+    #[arg(value_name = "PATH|-")]
+    pub(crate) context: String,
+    /// Name of the Dockerfile [default: PATH/Dockerfile]; `-` reads standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<String>,
+    /// Stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+    /// Set a build argument; without a value it is taken from the environment
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub(crate) build_arg: Vec<String>,
+    /// Additional build context: NAME=PATH, docker-image://REF, oci-layout://DIR[:TAG|@DIGEST]
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) build_context: Vec<String>,
+    /// Set a label of the image
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<String>,
+    /// Platforms to build for
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',', env = "DOCKER_DEFAULT_PLATFORM")]
+    pub(crate) platform: Vec<String>,
+    /// Always ask registries for newer images
+    #[arg(long)]
+    pub(crate) pull: bool,
+    /// Do not use the cache
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Do not use the cache for these stages
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub(crate) no_cache_filter: Vec<String>,
+    /// Network of RUN instructions
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub(crate) network: String,
+    /// Add a line to /etc/hosts
+    #[arg(long, value_name = "HOST:IP")]
+    pub(crate) add_host: Vec<String>,
+    /// Allow what a sandbox does not: network.host, security.insecure
+    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
+    pub(crate) allow: Vec<String>,
+    /// Lend a secret: id=ID[,src=FILE|,env=NAME]
+    #[arg(long, value_name = "SECRET")]
+    pub(crate) secret: Vec<String>,
+    /// Lend an ssh agent: default or ID[=SOCKET]
+    #[arg(long, value_name = "ID[=SOCKET]")]
+    pub(crate) ssh: Vec<String>,
+    /// Size of /dev/shm
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) shm_size: Option<String>,
+    /// Resource limits: NAME=SOFT[:HARD]
+    #[arg(long, value_name = "LIMIT")]
+    pub(crate) ulimit: Vec<String>,
+    /// Parent control group of RUN instructions
+    #[arg(long, value_name = "GROUP", default_value = "")]
+    pub(crate) cgroup_parent: String,
+    /// How many steps run at a time [default: all that are ready]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) jobs: Option<usize>,
+    /// How progress is shown
+    #[arg(long, value_enum, default_value_t = ProgressMode::Auto, env = "BUILDKIT_PROGRESS")]
+    pub(crate) progress: ProgressMode,
+}
+
+/// `rbuild build`.
+#[derive(Args, Debug)]
+pub(crate) struct BuildArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    /// Name of the image
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    pub(crate) tag: Vec<String>,
+    /// Where the result goes: DIR, -, or type=image|oci|docker|local|tar|registry,dest=…
+    #[arg(short, long, value_name = "OUTPUT")]
+    pub(crate) output: Vec<String>,
+    /// Push to the registry: --output=type=registry
+    #[arg(long)]
+    pub(crate) push: bool,
+    /// Load into Docker or podman: --output=type=docker
+    #[arg(long)]
+    pub(crate) load: bool,
+    /// Set an annotation of the image
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) annotation: Vec<String>,
+    /// Write the image id to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iidfile: Option<PathBuf>,
+    /// Write what was built to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
+    /// Print nothing but the image id
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// `rbuild plan`.
+#[derive(Args, Debug)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    /// Text for people, or dot for Graphviz
+    #[arg(long, value_enum, default_value_t = PlanFormat::Text)]
+    pub(crate) format: PlanFormat,
+}
+
+/// Forms of a plan.
+#[derive(Clone, Copy, Debug, ValueEnum, PartialEq, Eq)]
+pub(crate) enum PlanFormat {
+    /// Stages and nodes as text.
+    Text,
+    /// Graphviz.
+    Dot,
+}
+
+/// Forms of progress.
+#[derive(Clone, Copy, Debug, ValueEnum, PartialEq, Eq)]
+pub(crate) enum ProgressMode {
+    /// tty on a terminal, else plain.
+    Auto,
+    /// Lines as they come.
+    Plain,
+    /// A live view.
+    Tty,
+    /// Nothing.
+    Quiet,
+    /// Nothing (the same).
+    None,
+    /// JSON lines.
+    Rawjson,
+}
+
+/// `rbuild images`.
+#[derive(Args, Debug)]
+pub(crate) struct ImagesArgs {
+    /// table or json
+    #[arg(long, default_value = "table")]
+    pub(crate) format: String,
+}
+
+/// `rbuild du`.
+#[derive(Args, Debug)]
+pub(crate) struct DuArgs {
+    /// table or json
+    #[arg(long, default_value = "table")]
+    pub(crate) format: String,
+    /// Show what each entry is for
+    #[arg(long)]
+    pub(crate) verbose: bool,
+}
+
+/// `rbuild prune`.
+#[derive(Args, Debug)]
+pub(crate) struct PruneArgs {
+    /// Also what named images are made of, and base images
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Only what was not used for this long: 24h, 30m
+    #[arg(long, value_name = "until=DURATION")]
+    pub(crate) filter: Vec<String>,
+    /// Keep this much
+    #[arg(long, value_name = "SIZE", alias = "max-used-space", alias = "reserved-space")]
+    pub(crate) keep_storage: Option<String>,
+    /// Say what would go, and why
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}

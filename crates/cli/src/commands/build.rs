@@ -1,0 +1,63 @@
+//! `rbuild build`.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use rbuild::{Builder, CancelToken, OutputStreams, PortError, Report};
+
+use crate::args::{BuildArgs, Cli, ProgressMode};
+use crate::error::{Failure, show};
+use crate::render::{Display, print};
+use crate::{environment, request, signals};
+
+/// Builds.
+pub(crate) fn run(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
+    let store = environment::open_store(cli)?;
+    let prepared = request::build(args, store.root())?;
+    let builder = Builder::new(store)?;
+    let cancel = CancelToken::new();
+    signals::cancel_on_signals(&cancel);
+    let display = Display::start(if args.quiet { ProgressMode::Quiet } else { args.source.progress });
+    let stdout: Option<Mutex<std::io::Stdout>> =
+        (!std::io::stdout().is_terminal()).then(|| Mutex::new(std::io::stdout()));
+    let streams = OutputStreams { stdout: stdout.as_ref().map(|stdout| stdout as _) };
+    let result = builder.build(&prepared.request, &streams, display.clone(), &cancel);
+    let findings = display.finish();
+    if args.source.progress != ProgressMode::Rawjson && !args.quiet {
+        findings.iter().for_each(show);
+    }
+    drop(prepared.temporary);
+    let report = result?;
+    write_files(args, &report)?;
+    if args.quiet
+        && let Some(digest) = &report.config_digest
+    {
+        print(&digest.to_string());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_files(args: &BuildArgs, report: &Report) -> Result<(), Failure> {
+    if let Some(path) = &args.iidfile {
+        let id = report.image_id().map(|digest| digest.to_string()).unwrap_or_default();
+        write(path, id.as_bytes())?;
+    }
+    if let Some(path) = &args.metadata_file {
+        write(path, report.metadata_json().as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Complete or absent.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), PortError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = std::path::PathBuf::from(name);
+    let result = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
+    result.map_err(|error| {
+        drop(std::fs::remove_file(&temporary));
+        PortError::io("write", path, error)
+    })
+}

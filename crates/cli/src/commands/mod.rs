@@ -1,0 +1,5 @@
+//! One file a command.
+
+pub(crate) mod build;
+pub(crate) mod plan;
+pub(crate) mod store;

@@ -1,0 +1,122 @@
+//! Progress as JSON lines: BuildKit's `SolveStatus`, so that tools that read `--progress=rawjson` can.
+
+use std::collections::HashMap;
+use std::io::Write;
+
+use rbuild::{BuildEvent, Digest, Stream, Timestamp, VertexId};
+use serde_json::{Map, Value, json};
+
+use super::rfc3339;
+
+/// Writes one object an event.
+pub(crate) struct RawJson<W> {
+    out: W,
+    vertices: HashMap<VertexId, Map<String, Value>>,
+}
+
+impl<W: Write> RawJson<W> {
+    pub(crate) fn new(out: W) -> Self {
+        Self { out, vertices: HashMap::new() }
+    }
+
+    /// Writes what `event` adds.
+    pub(crate) fn event(&mut self, event: &BuildEvent, now: Timestamp) {
+        let object = match event {
+            BuildEvent::Started { vertex, name, at, .. } => {
+                self.vertex(*vertex, Some(name), &[("started", json!(rfc3339(*at)))])
+            }
+            BuildEvent::Cached { vertex, name } => {
+                let at = json!(rfc3339(now));
+                self.vertex(
+                    *vertex,
+                    Some(name),
+                    &[("started", at.clone()), ("completed", at), ("cached", json!(true))],
+                )
+            }
+            BuildEvent::Finished { vertex, at, error: None } => {
+                self.vertex(*vertex, None, &[("completed", json!(rfc3339(*at)))])
+            }
+            BuildEvent::Finished { vertex, at, error: Some(error) } => {
+                self.vertex(*vertex, None, &[("completed", json!(rfc3339(*at))), ("error", json!(error))])
+            }
+            BuildEvent::Cancelled { vertex, at } => self.vertex(
+                *vertex,
+                None,
+                &[("completed", json!(rfc3339(*at))), ("error", json!("context canceled"))],
+            ),
+            BuildEvent::Log { vertex, stream, data } => {
+                let stream = match stream {
+                    Stream::Stdout => 1,
+                    Stream::Stderr => 2,
+                };
+                json!({"logs": [{"vertex": digest(*vertex), "stream": stream, "data": base64(data), "timestamp": rfc3339(now)}]})
+            }
+            BuildEvent::Status { vertex, id, current, total, done } => {
+                let mut status = Map::new();
+                status.insert("id".into(), json!(id));
+                status.insert("vertex".into(), json!(digest(*vertex)));
+                status.insert("current".into(), json!(current));
+                if let Some(total) = total {
+                    status.insert("total".into(), json!(total));
+                }
+                status.insert("timestamp".into(), json!(rfc3339(now)));
+                if *done {
+                    status.insert("completed".into(), json!(rfc3339(now)));
+                }
+                json!({ "statuses": [status] })
+            }
+            BuildEvent::Warning { vertex, message } => {
+                json!({"warnings": [{"vertex": vertex.map(digest), "level": 1, "short": base64(message.as_bytes())}]})
+            }
+            BuildEvent::Finding(finding) => {
+                json!({"warnings": [{"level": 1, "short": base64(format!("{}: {}", finding.code, finding.message).as_bytes())}]})
+            }
+        };
+        drop(writeln!(self.out, "{object}"));
+    }
+
+    fn vertex(&mut self, vertex: VertexId, name: Option<&str>, fields: &[(&str, Value)]) -> Value {
+        let known = self.vertices.entry(vertex).or_default();
+        known.insert("digest".into(), json!(digest(vertex)));
+        if let Some(name) = name {
+            known.insert("name".into(), json!(name));
+        }
+        for (field, value) in fields {
+            known.insert((*field).into(), value.clone());
+        }
+        json!({ "vertexes": [known] })
+    }
+}
+
+fn digest(vertex: VertexId) -> String {
+    Digest::of(format!("vertex {}", vertex.0)).to_string()
+}
+
+fn base64(data: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(data.len().div_ceil(3) * 4);
+    for chunk in data.chunks(3) {
+        let word =
+            chunk.iter().enumerate().fold(0u32, |word, (i, byte)| word | u32::from(*byte) << (16 - 8 * i));
+        for i in 0..4 {
+            let c = if i <= chunk.len() {
+                char::from(ALPHABET[(word >> (18 - 6 * i) & 63) as usize])
+            } else {
+                '='
+            };
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn base64_pads() {
+        assert_eq!(
+            ["", "f", "fo", "foo", "foob"].map(|s| super::base64(s.as_bytes())),
+            ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]
+        );
+    }
+}

@@ -1,0 +1,479 @@
+//! Arguments and environment → `BuildRequest`. Wrong arguments are usage errors that name the flag and the value.
+
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use rbuild::{
+    BuildRequest, Context, DockerfileSource, Entitlement, HostIp, NamedContext, NamedContextSource, NetMode,
+    NoCache, OutputSpec, Reference, Secret, SecretBytes, SecretSource, SshAgent, Ulimit,
+};
+
+use crate::args::{BuildArgs, SourceArgs};
+
+/// A wrong command line.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+/// What is kept as long as the build: a context that came on standard input.
+pub(crate) struct Prepared {
+    pub(crate) request: BuildRequest,
+    pub(crate) temporary: Option<rbuild::ContextDir>,
+}
+
+type Result<T> = std::result::Result<T, Usage>;
+
+fn usage<T>(message: impl Into<String>) -> Result<T> {
+    Err(Usage(message.into()))
+}
+
+/// The request of `rbuild build`.
+pub(crate) fn build(args: &BuildArgs, root: &Path) -> Result<Prepared> {
+    let mut prepared = source(&args.source, root)?;
+    let request = &mut prepared.request;
+    for tag in &args.tag {
+        let reference: Reference = tag.parse().map_err(|error| Usage(format!("invalid tag: {error}")))?;
+        if reference.digest.is_some() {
+            return usage(format!("invalid tag {tag:?}: a tag cannot have a digest"));
+        }
+        request.tags.push(reference.with_default_tag());
+    }
+    for output in &args.output {
+        request.outputs.push(output.parse().map_err(|error: rbuild::OutputError| Usage(error.to_string()))?);
+    }
+    if args.push {
+        push(&mut request.outputs)?;
+    }
+    if args.load {
+        request
+            .outputs
+            .push("type=docker".parse().map_err(|error: rbuild::OutputError| Usage(error.to_string()))?);
+    }
+    for annotation in &args.annotation {
+        request
+            .annotations
+            .extend(rbuild::Annotation::parse_flag(annotation).map_err(|error| Usage(error.to_string()))?);
+    }
+    request.want_digests = args.iidfile.is_some() || args.metadata_file.is_some() || args.quiet;
+    Ok(prepared)
+}
+
+/// `--push`: image outputs are pushed; without any, the image is.
+fn push(outputs: &mut Vec<OutputSpec>) -> Result<()> {
+    let mut any = false;
+    for output in outputs.iter_mut() {
+        if let OutputSpec::Image(image) = output {
+            (image.push, any) = (true, true);
+        }
+    }
+    if !any {
+        outputs.push("type=registry".parse().map_err(|error: rbuild::OutputError| Usage(error.to_string()))?);
+    }
+    Ok(())
+}
+
+/// What `build` and `plan` share.
+pub(crate) fn source(args: &SourceArgs, root: &Path) -> Result<Prepared> {
+    let (context, dockerfile, temporary) = inputs(args, root)?;
+    let mut request = BuildRequest::new("");
+    request.context = context;
+    request.dockerfile = dockerfile;
+    request.target = args.target.clone();
+    for arg in &args.build_arg {
+        match arg.split_once('=') {
+            Some((key, value)) => request.build_args.push((key.to_owned(), value.to_owned())),
+            // Without a value it is passed on from the environment, and left out when it is not there.
+            None => request.build_args.extend(std::env::var(arg).ok().map(|value| (arg.clone(), value))),
+        }
+    }
+    for label in &args.label {
+        let (key, value) = label.split_once('=').unwrap_or((label, ""));
+        request.labels.push((key.to_owned(), value.to_owned()));
+    }
+    for platform in args.platform.iter().filter(|platform| !platform.is_empty()) {
+        let platform = platform.parse().map_err(|error| Usage(format!("--platform: {error}")))?;
+        if !request.platforms.contains(&platform) {
+            request.platforms.push(platform);
+        }
+    }
+    for context in &args.build_context {
+        request.named_contexts.push(named_context(context)?);
+    }
+    request.no_cache = match (args.no_cache, args.no_cache_filter.is_empty()) {
+        (true, _) => NoCache::All,
+        (false, false) => NoCache::Stages(args.no_cache_filter.clone()),
+        (false, true) => NoCache::None,
+    };
+    request.pull = args.pull;
+    request.network = match args.network.as_str() {
+        "default" | "" | "sandbox" => NetMode::Sandbox,
+        "host" => NetMode::Host,
+        "none" => NetMode::None,
+        other => return usage(format!("--network: unknown mode {other:?}; choose default, host or none")),
+    };
+    for host in &args.add_host {
+        request.extra_hosts.push(extra_host(host)?);
+    }
+    for entitlement in &args.allow {
+        request.allow.push(match entitlement.as_str() {
+            "network.host" => Entitlement::NetworkHost,
+            "security.insecure" => Entitlement::SecurityInsecure,
+            other => {
+                return usage(format!(
+                    "--allow: unknown entitlement {other:?}; choose network.host or security.insecure"
+                ));
+            }
+        });
+    }
+    if request.network == NetMode::Host {
+        // Asked for on the command line is allowed on the command line.
+        request.allow.push(Entitlement::NetworkHost);
+    }
+    for secret in &args.secret {
+        request.secrets.push(self::secret(secret)?);
+    }
+    for ssh in &args.ssh {
+        request.ssh.push(ssh_agent(ssh)?);
+    }
+    if let Some(size) = &args.shm_size {
+        request.shm_size =
+            i64::try_from(size_bytes(size).map_err(|error| Usage(format!("--shm-size: {}", error.0)))?)
+                .unwrap_or(i64::MAX);
+    }
+    for limit in &args.ulimit {
+        request.ulimits.push(ulimit(limit)?);
+    }
+    request.cgroup_parent.clone_from(&args.cgroup_parent);
+    if args.jobs == Some(0) {
+        return usage("--jobs: at least one step must run at a time");
+    }
+    request.jobs = args.jobs;
+    Ok(Prepared { request, temporary })
+}
+
+/// Context and Dockerfile. `-` as context is a tar archive, or a Dockerfile without context.
+fn inputs(args: &SourceArgs, root: &Path) -> Result<(Context, DockerfileSource, Option<rbuild::ContextDir>)> {
+    let from_stdin = args.file.as_deref() == Some("-");
+    if args.context == "-" {
+        if from_stdin {
+            return usage("-f - and the context - cannot both come from standard input");
+        }
+        let bytes_or_tar = rbuild::read_context_stream(stdin()?, root)
+            .map_err(|error| Usage(format!("cannot read the context from standard input: {error}")))?;
+        return Ok(match bytes_or_tar {
+            rbuild::ContextStream::Dockerfile(text) => {
+                (Context::None, DockerfileSource::Text { name: "Dockerfile".to_owned(), text }, None)
+            }
+            rbuild::ContextStream::Archive(dir) => {
+                let file = match &args.file {
+                    Some(file) => DockerfileSource::File(dir.path().join(file)),
+                    None => DockerfileSource::Default,
+                };
+                (Context::Dir(dir.path().to_owned()), file, Some(dir))
+            }
+        });
+    }
+    if ["http://", "https://", "git://", "git@", "github.com/"]
+        .iter()
+        .any(|prefix| args.context.starts_with(prefix))
+    {
+        return usage(format!(
+            "the context {:?} is remote, which is not supported yet; clone or download it first",
+            args.context
+        ));
+    }
+    let dir = PathBuf::from(&args.context);
+    if !dir.is_dir() {
+        return usage(format!(
+            "the build context {:?} is not a directory; give the directory that holds your files, often .",
+            args.context
+        ));
+    }
+    let dockerfile = match args.file.as_deref() {
+        None => DockerfileSource::Default,
+        Some("-") => {
+            let mut text = Vec::new();
+            stdin()?
+                .take(64 << 20)
+                .read_to_end(&mut text)
+                .map_err(|error| Usage(format!("cannot read the Dockerfile from standard input: {error}")))?;
+            DockerfileSource::Text { name: "Dockerfile".to_owned(), text }
+        }
+        Some(file) => DockerfileSource::File(PathBuf::from(file)),
+    };
+    Ok((Context::Dir(dir), dockerfile, None))
+}
+
+fn stdin() -> Result<std::io::Stdin> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        return usage("standard input is a terminal; pipe a Dockerfile or a tar archive into rbuild");
+    }
+    Ok(stdin)
+}
+
+fn named_context(text: &str) -> Result<NamedContext> {
+    let Some((name, value)) = text.split_once('=') else {
+        return usage(format!("--build-context: {text:?} has no value; write NAME=VALUE"));
+    };
+    let (name, platform) = match name.split_once("::") {
+        Some((name, platform)) => {
+            (name, Some(platform.parse().map_err(|error| Usage(format!("--build-context: {error}")))?))
+        }
+        None => (name, None),
+    };
+    let value = if let Some(image) = value.strip_prefix("docker-image://") {
+        let reference: Reference =
+            image.parse().map_err(|error| Usage(format!("--build-context: {error}")))?;
+        NamedContextSource::Image(reference.with_default_tag())
+    } else if let Some(layout) = value.strip_prefix("oci-layout://") {
+        oci_layout(layout)
+    } else if value.starts_with("git://")
+        || value.starts_with("git@")
+        || (value.starts_with("http") && value.contains(".git"))
+    {
+        NamedContextSource::Git(value.to_owned())
+    } else if value.starts_with("http://") || value.starts_with("https://") {
+        NamedContextSource::Http(value.to_owned())
+    } else if Path::new(value).is_dir() {
+        NamedContextSource::Dir(PathBuf::from(value))
+    } else {
+        return usage(format!(
+            "--build-context: {value:?} is neither a directory nor docker-image://, oci-layout://, git or http"
+        ));
+    };
+    Ok(NamedContext { name: name.to_lowercase(), platform, value })
+}
+
+/// `DIR[:TAG][@DIGEST]`
+fn oci_layout(text: &str) -> NamedContextSource {
+    let (rest, digest) = match text.split_once("@sha256:") {
+        Some((rest, hex)) => (rest, Some(format!("sha256:{hex}"))),
+        None => (text, None),
+    };
+    let (path, tag) = match rest.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (path, Some(tag.to_owned())),
+        _ => (rest, None),
+    };
+    NamedContextSource::OciLayout { path: PathBuf::from(path), reference: digest.or(tag).unwrap_or_default() }
+}
+
+fn extra_host(text: &str) -> Result<HostIp> {
+    let parts = text.split_once('=').or_else(|| text.split_once(':'));
+    match parts {
+        Some((host, ip)) if !host.is_empty() => {
+            let bare = ip.trim_start_matches('[').trim_end_matches(']');
+            if bare != "host-gateway" && bare.parse::<std::net::IpAddr>().is_err() {
+                return usage(format!("--add-host: {ip:?} is not an address"));
+            }
+            Ok(HostIp { host: host.to_owned(), ip: bare.to_owned() })
+        }
+        _ => usage(format!("--add-host: {text:?} is not HOST:IP")),
+    }
+}
+
+/// `id=…[,src=…|,env=…][,type=file|env]`; an id alone is looked up as variable, then as file.
+fn secret(text: &str) -> Result<Secret> {
+    let (mut id, mut src, mut env, mut kind) = (None, None, None, None);
+    for field in text.split(',') {
+        let (key, value) = field.split_once('=').unwrap_or((field, ""));
+        match key.to_lowercase().as_str() {
+            "id" => id = Some(value.to_owned()),
+            "src" | "source" => src = Some(value.to_owned()),
+            "env" => env = Some(value.to_owned()),
+            "type" if value == "file" || value == "env" => kind = Some(value.to_owned()),
+            "type" => return usage(format!("--secret: unknown type {value:?}; choose file or env")),
+            other => {
+                return usage(format!(
+                    "--secret: unknown field {other:?} in {text:?}; write id=ID,src=FILE or id=ID,env=NAME"
+                ));
+            }
+        }
+    }
+    let Some(id) = id.filter(|id| !id.is_empty()) else {
+        return usage(format!("--secret: {text:?} has no id; write id=ID,src=FILE or id=ID,env=NAME"));
+    };
+    if kind.as_deref() == Some("env") && env.is_none() {
+        env = src.take();
+    }
+    let variable =
+        |name: &str| std::env::var_os(name).map(|value| std::os::unix::ffi::OsStringExt::into_vec(value));
+    let source = match (src, env) {
+        (_, Some(name)) => match variable(&name) {
+            Some(value) => SecretSource::Bytes(SecretBytes(value)),
+            None => return usage(format!("--secret: the variable {name:?} is not set")),
+        },
+        (Some(path), None) => SecretSource::File(existing(PathBuf::from(path))?),
+        (None, None) => match (kind.as_deref(), variable(&id)) {
+            (None | Some("env"), Some(value)) => SecretSource::Bytes(SecretBytes(value)),
+            _ => SecretSource::File(existing(PathBuf::from(&id))?),
+        },
+    };
+    Ok(Secret { id, source })
+}
+
+fn existing(path: PathBuf) -> Result<PathBuf> {
+    match std::fs::metadata(&path) {
+        Ok(meta) if meta.is_file() => Ok(path),
+        Ok(_) => usage(format!("--secret: {} is not a file", path.display())),
+        Err(error) => usage(format!("--secret: cannot read {}: {error}", path.display())),
+    }
+}
+
+fn ssh_agent(text: &str) -> Result<SshAgent> {
+    let (id, socket) = match text.split_once('=') {
+        Some((id, socket)) => (id, Some(PathBuf::from(socket))),
+        None => (text, None),
+    };
+    let socket = match socket {
+        Some(socket) => socket,
+        None => match std::env::var_os("SSH_AUTH_SOCK") {
+            Some(socket) => PathBuf::from(socket),
+            None => {
+                return usage(
+                    "--ssh: no agent runs (SSH_AUTH_SOCK is not set); start one with `eval $(ssh-agent)` and ssh-add",
+                );
+            }
+        },
+    };
+    use std::os::unix::fs::FileTypeExt as _;
+    match std::fs::metadata(&socket) {
+        Ok(meta) if meta.file_type().is_socket() => Ok(SshAgent { id: id.to_owned(), socket }),
+        Ok(_) => usage(format!(
+            "--ssh: {} is not the socket of an agent; key files are not supported yet: add the key to an agent",
+            socket.display()
+        )),
+        Err(error) => usage(format!("--ssh: cannot use {}: {error}", socket.display())),
+    }
+}
+
+fn ulimit(text: &str) -> Result<Ulimit> {
+    let bad = || Usage(format!("--ulimit: {text:?} is not NAME=SOFT[:HARD]"));
+    let (name, limits) = text.split_once('=').ok_or_else(bad)?;
+    let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+    let number = |text: &str| if text == "unlimited" { Ok(-1) } else { text.parse::<i64>() };
+    Ok(Ulimit {
+        name: name.to_owned(),
+        soft: number(soft).map_err(|_| bad())?,
+        hard: number(hard).map_err(|_| bad())?,
+    })
+}
+
+/// `512`, `64k`, `10MB`, `1.5g`: powers of 1024, as Docker reads sizes.
+pub(crate) fn size_bytes(text: &str) -> Result<u64> {
+    let lower = text.trim().to_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match lower[digits.len()..].trim_end_matches('b').trim_end_matches('i') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return usage(format!("{text:?} is not a size; write 512, 64k, 10m or 2g")),
+    };
+    match digits.trim().parse::<f64>() {
+        Ok(number) if number >= 0.0 && number < 1e15 => {
+            #[expect(clippy::cast_precision_loss, reason = "powers of two are exact")]
+            let scale = (1u64 << shift) as f64;
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "not negative, and too large ones saturate"
+            )]
+            let bytes = (number * scale) as u64;
+            Ok(bytes)
+        }
+        _ => usage(format!("{text:?} is not a size; write 512, 64k, 10m or 2g")),
+    }
+}
+
+/// `24h`, `30m`, `90s`, `1h30m`, `2d`.
+pub(crate) fn duration_secs(text: &str) -> Result<u64> {
+    let mut total = 0u64;
+    let mut digits = String::new();
+    for c in text.chars() {
+        let unit = match c {
+            '0'..='9' => {
+                digits.push(c);
+                continue;
+            }
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            'd' => 86_400,
+            _ => return usage(format!("{text:?} is not a duration; write 24h, 30m or 1h30m")),
+        };
+        let number: u64 = digits
+            .parse()
+            .map_err(|_| Usage(format!("{text:?} is not a duration; write 24h, 30m or 1h30m")))?;
+        total = total.saturating_add(number.saturating_mul(unit));
+        digits.clear();
+    }
+    if digits.is_empty() && total > 0 {
+        Ok(total)
+    } else {
+        usage(format!("{text:?} is not a duration; write 24h, 30m or 1h30m"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_durations() {
+        for (text, want) in [
+            ("512", 512),
+            ("64k", 65_536),
+            ("1.5MB", 1_572_864),
+            ("2g", 2 << 30),
+            ("1KiB", 1024),
+            ("1t", 1 << 40),
+        ] {
+            assert_eq!(size_bytes(text).map_err(|e| e.0), Ok(want), "{text}");
+        }
+        for (text, want) in [("24h", 86_400), ("1h30m", 5400), ("2d", 172_800)] {
+            assert_eq!(duration_secs(text).map_err(|e| e.0), Ok(want), "{text}");
+        }
+        for bad in ["", "x", "5x", "m", "-1"] {
+            assert!(size_bytes(bad).is_err() && duration_secs(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn named_contexts_and_hosts() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("Base::linux/arm64={}", dir.path().display());
+        let named = named_context(&text).unwrap();
+        assert_eq!(
+            (named.name.as_str(), named.platform.unwrap().to_string().as_str()),
+            ("base", "linux/arm64")
+        );
+        assert!(matches!(named_context("a=docker-image://x").unwrap().value, NamedContextSource::Image(_)));
+        let NamedContextSource::OciLayout { path, reference } =
+            named_context("a=oci-layout://./l:v1").unwrap().value
+        else {
+            panic!()
+        };
+        assert_eq!((path, reference.as_str()), (PathBuf::from("./l"), "v1"));
+        assert!(named_context("a").is_err() && named_context("a=/does/not/exist").is_err());
+        assert_eq!(extra_host("h:1.2.3.4").unwrap().ip, "1.2.3.4");
+        assert_eq!(extra_host("h=[::1]").unwrap().ip, "::1");
+        assert!(extra_host("h").is_err() && extra_host("h:x").is_err());
+    }
+
+    #[test]
+    fn secrets_name_what_is_missing() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = format!("id=a,src={}", file.path().display());
+        assert!(matches!(secret(&text).unwrap().source, SecretSource::File(_)));
+        for (bad, part) in [
+            ("src=x", "no id"),
+            ("id=a,src=/nope", "/nope"),
+            ("id=a,env=RBUILD_NO_SUCH", "RBUILD_NO_SUCH"),
+            ("id=a,foo=b", "foo"),
+        ] {
+            let message = secret(bad).unwrap_err().0;
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}

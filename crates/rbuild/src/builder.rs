@@ -1,0 +1,330 @@
+//! A build from request to report: read, lower, solve, export. Decides nothing about keys, steps or layers itself.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rbuild_diag::{Diagnostic, Severity};
+use rbuild_engine::{Materialiser, Ports, SolveOptions, StepOutput, solve};
+use rbuild_export::{BuiltImage, ExportContext, ExportRequest, Exported, OutputSpec};
+use rbuild_graph::{NetMode, Op, SecurityMode};
+use rbuild_lower::{LowerOptions, Lowered, MainContext, NamedContextValue};
+use rbuild_oci::Platform;
+use rbuild_ports::{CancelToken, Snapshot};
+
+use crate::resolve::Resolver;
+use crate::vertices::{GraphEvents, Vertices};
+use crate::{
+    BuildError, BuildErrorKind, BuildEvent, BuildEvents, BuildRequest, Context, Entitlement,
+    NamedContextSource, Report, Store, inputs,
+};
+
+/// Where outputs to `-` go.
+#[derive(Clone, Copy, Default)]
+pub struct OutputStreams<'a> {
+    /// `None` refuses them.
+    pub stdout: Option<&'a rbuild_export::Stdout>,
+}
+
+/// Builds images in a store. Calls block; several builds may run at once on one builder, each on a thread of its own, and several
+/// processes may use one store.
+pub struct Builder {
+    store: Store,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Builder {
+    /// A builder on `store`.
+    ///
+    /// # Errors
+    /// If the system gives no threads.
+    pub fn new(store: Store) -> Result<Self, BuildError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(4096)
+            .thread_keep_alive(std::time::Duration::from_secs(1))
+            .build()
+            .map_err(|error| rbuild_ports::PortError::io("start", "a runtime", error))?;
+        Ok(Self { store, runtime })
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Builds. Must not be called on a thread of an asynchronous runtime.
+    ///
+    /// # Errors
+    /// What is wrong with the request, the Dockerfile, a step, or the machine.
+    pub fn build(
+        &self,
+        request: &BuildRequest,
+        streams: &OutputStreams<'_>,
+        events: Arc<dyn BuildEvents>,
+        cancel: &CancelToken,
+    ) -> Result<Report, BuildError> {
+        let vertices = Vertices::new(events, self.store.clock());
+        self.store.begin_build();
+        for warning in self.store.take_warnings() {
+            vertices.warn(warning);
+        }
+        let ports = Arc::new(self.store.session(request, &vertices));
+        let plans = self.plan_with(request, &ports, &vertices, cancel)?;
+        let images = self.solve_all(request, plans, &ports, &vertices, cancel)?;
+        let exported = self.export(request, &images, &ports, streams, &vertices, cancel)?;
+        self.store.finish_build();
+        Ok(Report {
+            build_ref: build_ref(self.store.clock().now()),
+            descriptor: exported.descriptor,
+            config_digest: exported.config_digest,
+            names: exported.names,
+            outputs: exported.outputs,
+            cached: vertices.cached.load(Ordering::Relaxed),
+            ran: vertices.ran.load(Ordering::Relaxed),
+        })
+    }
+
+    /// What would be built, one a platform, without running anything; images are resolved.
+    ///
+    /// # Errors
+    /// As `build`, up to the first step.
+    pub fn plan(
+        &self,
+        request: &BuildRequest,
+        events: Arc<dyn BuildEvents>,
+        cancel: &CancelToken,
+    ) -> Result<Vec<Lowered>, BuildError> {
+        let vertices = Vertices::new(events, self.store.clock());
+        let ports = self.store.session(request, &vertices);
+        Ok(self.plan_with(request, &ports, &vertices, cancel)?.plans)
+    }
+
+    fn plan_with(
+        &self,
+        request: &BuildRequest,
+        ports: &Ports,
+        vertices: &Arc<Vertices>,
+        cancel: &CancelToken,
+    ) -> Result<Plans, BuildError> {
+        let task = vertices.task("[internal] load build definition");
+        let (source, path) = task.finish(inputs::dockerfile(&request.dockerfile, &request.context))?;
+        let parsed = rbuild_dockerfile::parse(&source);
+        let (errors, warnings): (Vec<Diagnostic>, Vec<Diagnostic>) =
+            parsed.diagnostics.into_iter().partition(|diagnostic| diagnostic.severity == Severity::Error);
+        if !errors.is_empty() {
+            return Err(BuildError::findings(errors));
+        }
+        let context = match &request.context {
+            Context::Dir(dir) => MainContext::Local(inputs::ignore_file(dir, path.as_deref())?),
+            Context::None => MainContext::None,
+        };
+        let resolver = Resolver { ports, vertices, pull: request.pull, cancel, aliases: Mutex::default() };
+        let platforms =
+            if request.platforms.is_empty() { vec![Platform::host()] } else { request.platforms.clone() };
+        let mut plans = Vec::with_capacity(platforms.len());
+        for platform in &platforms {
+            let options = lower_options(request, platform, platforms.len() > 1, context.clone())?;
+            plans.push(*resolver.lower(&parsed.file, &source, &options)?);
+        }
+        let warnings = match platforms.first() {
+            Some(platform) => {
+                let options = lower_options(request, platform, platforms.len() > 1, context.clone())?;
+                rbuild_lower::apply_check(&parsed.file, &source, &options, warnings)
+                    .map_err(BuildError::findings)?
+            }
+            None => warnings,
+        };
+        let mut shown: Vec<Diagnostic> = vec![];
+        for warning in warnings.into_iter().chain(plans.iter().flat_map(|plan| plan.warnings.iter().cloned()))
+        {
+            // The same line is found once a platform.
+            if !shown.contains(&warning) {
+                vertices.send(BuildEvent::Finding(warning.clone()));
+                shown.push(warning);
+            }
+        }
+        for plan in &plans {
+            check_entitlements(plan, &request.allow)?;
+        }
+        let aliases = resolver.aliases.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Plans { plans, aliases })
+    }
+
+    fn solve_all(
+        &self,
+        request: &BuildRequest,
+        plans: Plans,
+        ports: &Arc<Ports>,
+        vertices: &Arc<Vertices>,
+        cancel: &CancelToken,
+    ) -> Result<Vec<BuiltImage>, BuildError> {
+        let options = SolveOptions { jobs: request.jobs.unwrap_or(usize::MAX) };
+        let aliases = Arc::new(plans.aliases);
+        let solves: Vec<_> = plans
+            .plans
+            .into_iter()
+            .map(|plan| {
+                let (ports, vertices, cancel, aliases) =
+                    (ports.clone(), vertices.clone(), cancel.clone(), aliases.clone());
+                async move {
+                    let graph = Arc::new(plan.graph);
+                    let events = Arc::new(GraphEvents::new(vertices, graph.clone()));
+                    let targets: Vec<_> = plan.target.into_iter().collect();
+                    let solved = solve(graph.clone(), &targets, options, ports, events, aliases, &cancel)
+                        .await
+                        .map_err(|error| BuildError::solve(error, &graph))?;
+                    let snapshot = match solved.outputs.into_iter().next() {
+                        Some(StepOutput::Snapshot(snapshot)) => snapshot,
+                        Some(StepOutput::View(_)) | None => Snapshot::default(),
+                    };
+                    let base_history = plan.base_config.map_or(0, |config| config.history.len());
+                    Ok::<_, BuildError>(BuiltImage {
+                        platform: plan.platform,
+                        snapshot,
+                        config: plan.config,
+                        base_history,
+                    })
+                }
+            })
+            .collect();
+        self.runtime.block_on(futures_util::future::try_join_all(solves))
+    }
+
+    fn export(
+        &self,
+        request: &BuildRequest,
+        images: &[BuiltImage],
+        ports: &Arc<Ports>,
+        streams: &OutputStreams<'_>,
+        vertices: &Arc<Vertices>,
+        cancel: &CancelToken,
+    ) -> Result<Exported, BuildError> {
+        let mut outputs = request.outputs.clone();
+        if outputs.is_empty() && !request.tags.is_empty() {
+            // Kept in the own store under its names.
+            outputs.extend(OutputSpec::from_pairs("image", []));
+        }
+        if outputs.is_empty() && !request.want_digests {
+            return Ok(Exported::default());
+        }
+        let task = vertices.task(outputs.first().map_or("exporting to image", describe));
+        let materialiser = Materialiser::new(ports.clone());
+        let materialise = |snapshot: &Snapshot| materialiser.ensure(snapshot, &task, cancel);
+        let context = ExportContext {
+            blobs: &*ports.blobs,
+            snapshots: &*ports.snapshots,
+            index: &*ports.index,
+            sources: &*ports.sources,
+            materialise: &materialise,
+            registry: Some(self.store.registry()),
+            clock: &*ports.clock,
+            progress: &task,
+            cancel,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            stdout: streams.stdout,
+            engine: &self.store.engine_access,
+        };
+        let export = ExportRequest {
+            images,
+            outputs: &outputs,
+            names: &request.tags,
+            annotations: &request.annotations,
+            source_date_epoch: None,
+            inline_cache: None,
+            want_digests: request.want_digests,
+        };
+        let result = rbuild_export::export(&context, &export);
+        Ok(task.finish(result)?)
+    }
+}
+
+/// As BuildKit names the vertex.
+fn describe(output: &OutputSpec) -> &'static str {
+    match output {
+        OutputSpec::Local(_) => "exporting to client directory",
+        OutputSpec::Tar(_) => "exporting to client tarball",
+        OutputSpec::Oci(_) => "exporting to oci image format",
+        OutputSpec::Docker(_) | OutputSpec::Load(_) => "exporting to docker image format",
+        OutputSpec::Image(_) | OutputSpec::CacheOnly => "exporting to image",
+    }
+}
+
+/// A name for the build, as `--metadata-file` has it.
+fn build_ref(now: rbuild_ports::Timestamp) -> String {
+    let digest = rbuild_digest::Digest::of(format!("{} {}", now.0, std::process::id()));
+    format!("default/default/{}", &digest.hex()[..25])
+}
+
+/// What is to be solved, and what layers of own images are called.
+struct Plans {
+    plans: Vec<Lowered>,
+    aliases: std::collections::HashMap<rbuild_ports::LayerId, rbuild_ports::LayerId>,
+}
+
+fn lower_options(
+    request: &BuildRequest,
+    platform: &Platform,
+    several: bool,
+    context: MainContext,
+) -> Result<LowerOptions, BuildError> {
+    let mut named_contexts = Vec::with_capacity(request.named_contexts.len());
+    for named in &request.named_contexts {
+        let value = match &named.value {
+            NamedContextSource::Image(reference) => NamedContextValue::Image(reference.clone()),
+            NamedContextSource::OciLayout { path, reference } => NamedContextValue::OciLayout {
+                path: path.to_string_lossy().into_owned(),
+                reference: reference.clone(),
+            },
+            NamedContextSource::Dir(dir) => NamedContextValue::Local(inputs::context_ignore_file(dir)?),
+            NamedContextSource::Git(url) => NamedContextValue::Git(url.clone()),
+            NamedContextSource::Http(url) => NamedContextValue::Http(url.clone()),
+        };
+        named_contexts.push(rbuild_lower::NamedContext {
+            name: named.name.clone(),
+            platform: named.platform.clone(),
+            value,
+        });
+    }
+    Ok(LowerOptions {
+        target: request.target.clone(),
+        build_args: request.build_args.clone(),
+        labels: request.labels.clone(),
+        platform: platform.clone(),
+        build_platform: Platform::host(),
+        implicit_platform: request.platforms.is_empty(),
+        multi_platform: several,
+        no_cache: request.no_cache.clone(),
+        network: request.network,
+        extra_hosts: request.extra_hosts.clone(),
+        hostname: String::new(),
+        shm_size: request.shm_size,
+        ulimits: request.ulimits.clone(),
+        cgroup_parent: request.cgroup_parent.clone(),
+        named_contexts,
+        context,
+        all_stages: false,
+    })
+}
+
+/// A step that wants more than a sandbox gives needs the user's word.
+fn check_entitlements(plan: &Lowered, allowed: &[Entitlement]) -> Result<(), BuildError> {
+    for (_, node) in plan.graph.nodes() {
+        let Op::Exec(exec) = &node.op else { continue };
+        let missing = match (exec.spec.network, exec.spec.security) {
+            (NetMode::Host, _) if !allowed.contains(&Entitlement::NetworkHost) => "network.host",
+            (_, SecurityMode::Insecure) if !allowed.contains(&Entitlement::SecurityInsecure) => {
+                "security.insecure"
+            }
+            _ => continue,
+        };
+        let mut diagnostic =
+            Diagnostic::error("RB2012", format!("this step needs {missing}, which was not allowed"))
+                .help(format!("if you trust this Dockerfile, build with --allow {missing}"));
+        if let Some(place) = &node.meta.place {
+            diagnostic = diagnostic.at(&place.file, place.span);
+        }
+        return Err(BuildError::new(BuildErrorKind::User, diagnostic));
+    }
+    Ok(())
+}

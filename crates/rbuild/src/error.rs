@@ -1,0 +1,162 @@
+//! Why a build failed. What kind it is decides the exit code; the text is made at the rim.
+
+use rbuild_diag::{Diagnostic, SourceFile, Span};
+use rbuild_engine::{Cause, SolveError};
+use rbuild_graph::Graph;
+use rbuild_ports::{ErrorKind, PortError};
+
+/// Whose move it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BuildErrorKind {
+    /// The user's input makes no sense: Dockerfile, arguments, missing files.
+    User,
+    /// A step's command failed.
+    Step,
+    /// The machine, a registry, the disk.
+    Environment,
+    /// Somebody cancelled.
+    Cancelled,
+    /// A bug in rbuild.
+    Internal,
+}
+
+/// Why a build failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct BuildError {
+    kind: BuildErrorKind,
+    message: String,
+    /// Everything there is to say, at least one.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The last lines of the failed step's output.
+    pub log_tail: Vec<String>,
+    /// The failed step's name.
+    pub step: Option<String>,
+    /// The exit code of the failed step's command.
+    pub exit_code: Option<i32>,
+}
+
+impl BuildError {
+    /// Whose move it is.
+    #[must_use]
+    pub fn kind(&self) -> BuildErrorKind {
+        self.kind
+    }
+
+    /// One finding.
+    #[must_use]
+    pub fn new(kind: BuildErrorKind, diagnostic: Diagnostic) -> Self {
+        Self {
+            kind,
+            message: diagnostic.message.clone(),
+            diagnostics: vec![diagnostic],
+            log_tail: vec![],
+            step: None,
+            exit_code: None,
+        }
+    }
+
+    /// The same with advice on the first finding.
+    #[must_use]
+    pub fn with_help(mut self, help: &str) -> Self {
+        if let Some(first) = self.diagnostics.first_mut() {
+            first.help = Some(help.to_owned());
+        }
+        self
+    }
+
+    /// Mistakes in the Dockerfile; the list must not be empty.
+    #[must_use]
+    pub fn findings(diagnostics: Vec<Diagnostic>) -> Self {
+        let message = match diagnostics.as_slice() {
+            [] => "the Dockerfile cannot be built".to_owned(),
+            [one] => one.message.clone(),
+            [first, rest @ ..] => format!("{} (and {} more)", first.message, rest.len()),
+        };
+        Self {
+            kind: BuildErrorKind::User,
+            message,
+            diagnostics,
+            log_tail: vec![],
+            step: None,
+            exit_code: None,
+        }
+    }
+
+    /// What a port said, where it is known which line of the Dockerfile asked.
+    #[must_use]
+    pub fn port(error: &PortError, place: Option<(&SourceFile, Span)>) -> Self {
+        let (kind, code) = classify(error.kind);
+        let mut diagnostic = Diagnostic::error(code, error.message.clone());
+        diagnostic.help = error.help.clone();
+        if let Some((file, span)) = place {
+            diagnostic = diagnostic.at(file, span);
+        }
+        Self::new(kind, diagnostic)
+    }
+
+    /// What the engine said.
+    #[must_use]
+    pub fn solve(error: SolveError, graph: &Graph) -> Self {
+        let meta = error.step.map(|step| &graph.node(step).meta);
+        let place = meta.and_then(|meta| meta.place.as_ref()).map(|place| (&place.file, place.span));
+        let mut out = match &error.cause {
+            Cause::Cancelled => {
+                Self::new(BuildErrorKind::Cancelled, Diagnostic::error("RB2000", "cancelled"))
+            }
+            Cause::Port(port) if port.kind == ErrorKind::Cancelled => {
+                Self::new(BuildErrorKind::Cancelled, Diagnostic::error("RB2000", "cancelled"))
+            }
+            Cause::Port(port) => Self::port(port, place),
+            Cause::Command { how, code, .. } => {
+                let mut diagnostic = Diagnostic::error("RB2001", error.to_string());
+                if let Some((file, span)) = place {
+                    diagnostic = diagnostic.at(file, span);
+                }
+                diagnostic.help = Some(help_for(*code, how));
+                Self { exit_code: *code, ..Self::new(BuildErrorKind::Step, diagnostic) }
+            }
+        };
+        out.step = meta.map(|meta| meta.name.clone());
+        out.log_tail = error.log_tail;
+        out
+    }
+}
+
+impl From<PortError> for BuildError {
+    fn from(error: PortError) -> Self {
+        Self::port(&error, None)
+    }
+}
+
+fn help_for(code: Option<i32>, how: &str) -> String {
+    match code {
+        Some(127) => "a command was not found: is it installed in this stage, and is it in PATH?".to_owned(),
+        Some(126) => {
+            "a command could not be executed: is its file executable, and made for this platform?".to_owned()
+        }
+        Some(137) => "something killed the command (signal 9): was there enough memory?".to_owned(),
+        Some(_) => "the output above says why; the step's files are not kept".to_owned(),
+        None if how.contains("memory") => {
+            "give the build more memory, or let the command use less".to_owned()
+        }
+        None => "something outside the command killed it".to_owned(),
+    }
+}
+
+/// Whose move it is, and the stable code.
+fn classify(kind: ErrorKind) -> (BuildErrorKind, &'static str) {
+    match kind {
+        ErrorKind::NotFound => (BuildErrorKind::User, "RB2010"),
+        ErrorKind::Invalid => (BuildErrorKind::User, "RB2011"),
+        ErrorKind::Denied => (BuildErrorKind::User, "RB2012"),
+        ErrorKind::Unsupported => (BuildErrorKind::Environment, "RB2013"),
+        ErrorKind::Network => (BuildErrorKind::Environment, "RB2020"),
+        ErrorKind::Auth => (BuildErrorKind::Environment, "RB2021"),
+        ErrorKind::NoSpace => (BuildErrorKind::Environment, "RB2022"),
+        ErrorKind::Io => (BuildErrorKind::Environment, "RB2023"),
+        ErrorKind::Corrupt => (BuildErrorKind::Environment, "RB2024"),
+        ErrorKind::Cancelled => (BuildErrorKind::Cancelled, "RB2000"),
+        ErrorKind::Internal => (BuildErrorKind::Internal, "RB2099"),
+    }
+}

@@ -1,0 +1,181 @@
+//! What a build is asked for. Everything is in here: the library reads no environment and no current directory.
+
+use std::path::PathBuf;
+
+use rbuild_export::{Annotation, OutputSpec};
+use rbuild_graph::{HostIp, NetMode, Ulimit};
+use rbuild_lower::NoCache;
+use rbuild_oci::{Platform, Reference};
+use rbuild_ports::SecretBytes;
+
+/// One build.
+#[derive(Clone, Debug)]
+pub struct BuildRequest {
+    /// Where `COPY` takes files from.
+    pub context: Context,
+    /// The Dockerfile.
+    pub dockerfile: DockerfileSource,
+    /// Its stage to build; `None` is the last.
+    pub target: Option<String>,
+    /// `--build-arg`.
+    pub build_args: Vec<(String, String)>,
+    /// `--label`.
+    pub labels: Vec<(String, String)>,
+    /// `--platform`; empty is the machine's own.
+    pub platforms: Vec<Platform>,
+    /// `--build-context`.
+    pub named_contexts: Vec<NamedContext>,
+    /// `--no-cache`, `--no-cache-filter`.
+    pub no_cache: NoCache,
+    /// `--pull`: ask registries even for images that are in the own store.
+    pub pull: bool,
+    /// `--network`.
+    pub network: NetMode,
+    /// `--add-host`.
+    pub extra_hosts: Vec<HostIp>,
+    /// `--shm-size` in bytes; 0 is the default.
+    pub shm_size: i64,
+    /// `--ulimit`.
+    pub ulimits: Vec<Ulimit>,
+    /// `--cgroup-parent`.
+    pub cgroup_parent: String,
+    /// `--secret`.
+    pub secrets: Vec<Secret>,
+    /// `--ssh`.
+    pub ssh: Vec<SshAgent>,
+    /// `--allow`.
+    pub allow: Vec<Entitlement>,
+    /// `--jobs`: steps at a time; `None` is no limit.
+    pub jobs: Option<usize>,
+    /// `-t`.
+    pub tags: Vec<Reference>,
+    /// `-o`, `--push`, `--load`. With tags and no output the image is kept in the own store.
+    pub outputs: Vec<OutputSpec>,
+    /// `--annotation`.
+    pub annotations: Vec<Annotation>,
+    /// Whether the report must have digests (`--iidfile`, `--metadata-file`).
+    pub want_digests: bool,
+}
+
+impl BuildRequest {
+    /// The plainest build: the last stage of `DIR/Dockerfile` with `DIR` as its context.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            context: Context::Dir(dir.into()),
+            dockerfile: DockerfileSource::Default,
+            target: None,
+            build_args: vec![],
+            labels: vec![],
+            platforms: vec![],
+            named_contexts: vec![],
+            no_cache: NoCache::None,
+            pull: false,
+            network: NetMode::Sandbox,
+            extra_hosts: vec![],
+            shm_size: 0,
+            ulimits: vec![],
+            cgroup_parent: String::new(),
+            secrets: vec![],
+            ssh: vec![],
+            allow: vec![],
+            jobs: None,
+            tags: vec![],
+            outputs: vec![],
+            annotations: vec![],
+            want_digests: false,
+        }
+    }
+}
+
+/// Where `COPY` takes files from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Context {
+    /// A directory, read in place.
+    Dir(PathBuf),
+    /// There is none; using it is an error.
+    None,
+}
+
+/// The Dockerfile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DockerfileSource {
+    /// `Dockerfile` in the context directory, or `dockerfile`.
+    Default,
+    /// This file.
+    File(PathBuf),
+    /// This text, known to people as `name`.
+    Text {
+        /// Its name.
+        name: String,
+        /// Its bytes.
+        text: Vec<u8>,
+    },
+}
+
+/// `--build-context NAME[::PLATFORM]=VALUE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedContext {
+    /// The name.
+    pub name: String,
+    /// Only for this platform.
+    pub platform: Option<Platform>,
+    /// What it stands for.
+    pub value: NamedContextSource,
+}
+
+/// What a named context stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedContextSource {
+    /// `docker-image://`.
+    Image(Reference),
+    /// `oci-layout://DIR[:tag][@digest]`.
+    OciLayout {
+        /// The directory.
+        path: PathBuf,
+        /// Tag or digest; empty is the only image.
+        reference: String,
+    },
+    /// A directory.
+    Dir(PathBuf),
+    /// A git URL.
+    Git(String),
+    /// The URL of an archive.
+    Http(String),
+}
+
+/// `--secret`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    /// Its id.
+    pub id: String,
+    /// Where it is.
+    pub source: SecretSource,
+}
+
+/// Where a secret is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// In a file, read when a step needs it.
+    File(PathBuf),
+    /// Here.
+    Bytes(SecretBytes),
+}
+
+/// `--ssh`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshAgent {
+    /// Its id.
+    pub id: String,
+    /// The agent's socket.
+    pub socket: PathBuf,
+}
+
+/// `--allow`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entitlement {
+    /// `network.host`.
+    NetworkHost,
+    /// `security.insecure`.
+    SecurityInsecure,
+}

@@ -1,0 +1,159 @@
+//! Finds out what lowering asks for, all questions of a round at once, and lowers again until nothing is missing.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rbuild_diag::{Diagnostic, SourceFile};
+use rbuild_dockerfile::Dockerfile;
+use rbuild_engine::{Ports, record_image};
+use rbuild_lower::{Facts, ImageFacts, ImageOrigin, ImageQuery, LowerOptions, Lowered, Need, Outcome, lower};
+use rbuild_ports::{
+    CancelToken, ImageRequest, ImageSelector, LayerId, PortError, ResolveMode, ResolvedImage,
+};
+
+use crate::own_image::{OwnImage, own_image};
+use crate::vertices::Vertices;
+use crate::{BuildError, BuildErrorKind};
+
+/// Lowering asks again for the triggers of images it learned of; more rounds than this are a loop.
+const MAX_ROUNDS: usize = 20;
+
+/// What several platforms of one build share.
+pub(crate) struct Resolver<'a> {
+    pub(crate) ports: &'a Ports,
+    pub(crate) vertices: &'a Arc<Vertices>,
+    pub(crate) pull: bool,
+    pub(crate) cancel: &'a CancelToken,
+    /// Layers of own images have names of their own.
+    pub(crate) aliases: Mutex<HashMap<LayerId, LayerId>>,
+}
+
+impl Resolver<'_> {
+    /// Lowers `file` for the platform of `options`.
+    pub(crate) fn lower(
+        &self,
+        file: &Dockerfile,
+        source: &SourceFile,
+        options: &LowerOptions,
+    ) -> Result<Box<Lowered>, BuildError> {
+        let mut facts = Facts::default();
+        for _ in 0..MAX_ROUNDS {
+            self.cancel.check()?;
+            match lower(file, source, options, &facts).map_err(BuildError::findings)? {
+                Outcome::Done(lowered) => return Ok(lowered),
+                Outcome::Need(needs) => {
+                    if let Some(git) = needs.git.first() {
+                        return Err(no_git(git));
+                    }
+                    self.images(&needs.images, &mut facts)?;
+                }
+            }
+        }
+        Err(BuildError::new(
+            BuildErrorKind::Internal,
+            Diagnostic::error("RB2099", "the images of this Dockerfile keep asking for more images"),
+        ))
+    }
+
+    fn images(&self, needs: &[Need<ImageQuery>], facts: &mut Facts) -> Result<(), BuildError> {
+        let found: Vec<Result<ImageFacts, BuildError>> = match needs {
+            [one] => vec![self.image(one)],
+            several => std::thread::scope(|scope| {
+                let threads: Vec<_> = several.iter().map(|need| scope.spawn(|| self.image(need))).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).collect()
+            }),
+        };
+        let mut failures = Vec::new();
+        for (need, found) in needs.iter().zip(found) {
+            match found {
+                Ok(image) => {
+                    facts.images.insert(need.query.clone(), image);
+                }
+                Err(error) => failures.push(error),
+            }
+        }
+        match failures.into_iter().reduce(|mut first, more| {
+            first.diagnostics.extend(more.diagnostics);
+            first
+        }) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn image(&self, need: &Need<ImageQuery>) -> Result<ImageFacts, BuildError> {
+        let (request, label) = request(&need.query);
+        let task = self.vertices.task(&format!("[internal] load metadata for {label}"));
+        let result = self.resolve(&request, &need.query);
+        task.finish(result).map_err(|error| {
+            let mut out = BuildError::port(&error, need.place.as_ref().map(|(file, span)| (file, *span)));
+            if let (Some(similar), Some(first)) = (&need.similar, out.diagnostics.first_mut()) {
+                first.notes.push(format!("there is a stage {similar:?}: did you mean it?"));
+            }
+            out
+        })
+    }
+
+    fn resolve(&self, request: &ImageRequest, query: &ImageQuery) -> rbuild_ports::Result<ImageFacts> {
+        if let ImageOrigin::Registry(reference) = &query.origin
+            && !self.pull
+            && let Some(OwnImage { facts, aliases }) =
+                own_image(self.ports, reference, &query.platform, self.cancel)?
+        {
+            self.aliases.lock().unwrap_or_else(PoisonError::into_inner).extend(aliases);
+            return Ok(facts);
+        }
+        let mode = if self.pull { ResolveMode::Pull } else { ResolveMode::Default };
+        let image = self.ports.sources.resolve_image(request, mode, self.cancel)?;
+        record_image(self.ports, &image)?;
+        Ok(facts_of(image))
+    }
+}
+
+fn facts_of(image: ResolvedImage) -> ImageFacts {
+    let mut config = image.config;
+    config.rootfs.diff_ids = image.layers.iter().map(|layer| layer.diff_id).collect();
+    ImageFacts {
+        digest: image.digest,
+        manifest: image.manifest,
+        platform: image.platform,
+        config: Arc::new(config),
+    }
+}
+
+fn request(query: &ImageQuery) -> (ImageRequest, String) {
+    let platform = query.platform.clone();
+    match &query.origin {
+        ImageOrigin::Registry(reference) => {
+            let request = ImageRequest { image: ImageSelector::Registry(reference.clone()), platform };
+            (request, reference.to_string())
+        }
+        ImageOrigin::OciLayout { store, path, reference } => {
+            let digest = reference.rsplit('@').next().and_then(|text| text.parse().ok());
+            let tag = reference
+                .split('@')
+                .next()
+                .filter(|tag| !tag.is_empty() && !tag.starts_with("sha256:"))
+                .map(str::to_owned);
+            let selector = ImageSelector::OciLayout { path: PathBuf::from(path), tag, digest };
+            (ImageRequest { image: selector, platform }, format!("oci-layout://{store}"))
+        }
+    }
+}
+
+fn no_git(need: &Need<rbuild_lower::GitQuery>) -> BuildError {
+    let mut diagnostic = Diagnostic::error(
+        "RB2040",
+        format!("cannot fetch {}: git sources are not supported yet", need.query),
+    )
+    .help("clone the repository first, and pass the directory as context or with --build-context");
+    if let Some((file, span)) = &need.place {
+        diagnostic = diagnostic.at(file, *span);
+    }
+    BuildError::new(BuildErrorKind::Environment, diagnostic)
+}
+
+fn panicked() -> BuildError {
+    BuildError::from(PortError::new(rbuild_ports::ErrorKind::Internal, "resolving an image panicked"))
+}
