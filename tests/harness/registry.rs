@@ -2,16 +2,16 @@
 //! authentication, faults on demand, and a log of every request with its headers, so that a test can say what was
 //! sent to whom. Std only; one thread a connection.
 
+mod answer;
+mod wire;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rbuild_digest::Digest;
-
-const MAX_LINE: u64 = 64 << 10;
 
 /// A running registry. It ends when dropped.
 pub struct TestRegistry {
@@ -126,6 +126,8 @@ struct Token {
     until: Instant,
 }
 
+type StoredManifest = (String, Arc<Vec<u8>>);
+
 #[derive(Default)]
 struct State {
     access: Option<Access>,
@@ -133,7 +135,7 @@ struct State {
     /// Which repository has which blob.
     links: BTreeSet<(String, Digest)>,
     /// By repository and tag or digest: media type and bytes.
-    manifests: BTreeMap<(String, String), (String, Arc<Vec<u8>>)>,
+    manifests: BTreeMap<(String, String), StoredManifest>,
     uploads: BTreeMap<String, Vec<u8>>,
     rules: Vec<Rule>,
     log: Vec<Request>,
@@ -175,7 +177,7 @@ impl TestRegistry {
                     for_thread.lock().connections.push(copy);
                 }
                 let shared = for_thread.clone();
-                thread::spawn(move || serve(stream, &shared));
+                thread::spawn(move || wire::serve(stream, &shared));
             }
         });
         Self { address, shared }
@@ -353,204 +355,6 @@ impl Drop for TestRegistry {
     }
 }
 
-/// An answer before it is sent.
-struct Reply {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Body,
-}
-
-enum Body {
-    Bytes(Vec<u8>),
-    /// A stored object from a position on.
-    Stored(Arc<Vec<u8>>, usize),
-}
-
-impl Body {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Bytes(bytes) => bytes,
-            Self::Stored(bytes, start) => bytes.get(*start..).unwrap_or_default(),
-        }
-    }
-}
-
-impl Reply {
-    fn new(status: u16) -> Self {
-        Self { status, headers: vec![], body: Body::Bytes(vec![]) }
-    }
-
-    fn header(mut self, name: &str, value: impl ToString) -> Self {
-        self.headers.push((name.to_owned(), value.to_string()));
-        self
-    }
-
-    fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
-        self.body = Body::Bytes(body.into());
-        self
-    }
-
-    fn error(status: u16, code: &str) -> Self {
-        let message = code.to_lowercase().replace('_', " ");
-        Self::new(status)
-            .header("Content-Type", "application/json")
-            .body(format!(r#"{{"errors":[{{"code":"{code}","message":"{message}"}}]}}"#))
-    }
-}
-
-fn serve(stream: TcpStream, shared: &Shared) {
-    let _ = stream.set_nodelay(true);
-    let Ok(reading) = stream.try_clone() else { return };
-    let mut reader = BufReader::with_capacity(256 << 10, reading);
-    let mut writer = stream;
-    loop {
-        let Ok(Some((mut request, body))) = read_request(&mut reader) else { return };
-        request.body_bytes = body.len();
-        if body.len() <= 4096 {
-            request.body.clone_from(&body);
-        }
-        let fault = shared.lock().take_fault(&request);
-        let reply = match &fault {
-            Some(Fault::Close) => None,
-            Some(Fault::Stall(time)) => {
-                thread::sleep(*time);
-                None
-            }
-            Some(Fault::Status(status, headers, body)) => {
-                let mut reply = Reply::new(*status).body(body.clone());
-                reply.headers.clone_from(headers);
-                Some(reply)
-            }
-            Some(Fault::Redirect(to)) => Some(Reply::new(307).header("Location", to)),
-            fault => Some(answer(shared, &request, body, fault.as_ref())),
-        };
-        request.status = reply.as_ref().map_or(0, |reply| reply.status);
-        let is_head = request.method == "HEAD";
-        shared.lock().log.push(request);
-        let Some(reply) = reply else {
-            let _ = writer.shutdown(Shutdown::Both);
-            return;
-        };
-        match send(&mut writer, reply, fault.as_ref(), is_head) {
-            Ok(true) => {}
-            _ => {
-                let _ = writer.shutdown(Shutdown::Both);
-                return;
-            }
-        }
-    }
-}
-
-/// Sends an answer. Whether the connection stays open.
-fn send(writer: &mut TcpStream, mut reply: Reply, fault: Option<&Fault>, is_head: bool) -> io::Result<bool> {
-    if matches!(fault, Some(Fault::FlipBit)) {
-        let mut bytes = reply.body.bytes().to_vec();
-        if let Some(first) = bytes.first_mut() {
-            *first ^= 1;
-        }
-        reply.body = Body::Bytes(bytes);
-    }
-    let digest_header = |(name, _): &(String, String)| name == "Docker-Content-Digest";
-    match fault {
-        Some(Fault::NoDigestHeader) => reply.headers.retain(|header| !digest_header(header)),
-        Some(Fault::WrongDigestHeader) => {
-            for header in reply.headers.iter_mut().filter(|header| digest_header(header)) {
-                header.1 = Digest::of("something else").to_string();
-            }
-        }
-        _ => {}
-    }
-    let body = reply.body.bytes();
-    let length = match fault {
-        Some(Fault::ContentLength(length)) => *length,
-        _ => body.len(),
-    };
-    let mut head = format!("HTTP/1.1 {} Status\r\nContent-Length: {length}\r\n", reply.status);
-    for (name, value) in &reply.headers {
-        // The length of what a HEAD does not send.
-        if name == "Content-Length" {
-            head = head.replace(&format!("Content-Length: {length}\r\n"), "");
-        }
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    head.push_str("\r\n");
-    if is_head {
-        writer.write_all(head.as_bytes())?;
-        return Ok(true);
-    }
-    if body.len() < 16 << 10 && fault.is_none() {
-        // One packet.
-        writer.write_all(&[head.as_bytes(), body].concat())?;
-        return Ok(true);
-    }
-    writer.write_all(head.as_bytes())?;
-    match fault {
-        Some(Fault::Truncate(n)) => {
-            writer.write_all(body.get(..*n).unwrap_or(body))?;
-            Ok(false)
-        }
-        Some(Fault::Slow(n, pause)) => {
-            for piece in body.chunks(*n) {
-                writer.write_all(piece)?;
-                thread::sleep(*pause);
-            }
-            Ok(true)
-        }
-        fault => {
-            writer.write_all(body)?;
-            Ok(!matches!(fault, Some(Fault::ContentLength(_))))
-        }
-    }
-}
-
-fn read_request(reader: &mut impl BufRead) -> io::Result<Option<(Request, Vec<u8>)>> {
-    let Some(line) = read_line(reader)? else { return Ok(None) };
-    let mut parts = line.split(' ');
-    let method = parts.next().unwrap_or_default().to_owned();
-    let target = parts.next().unwrap_or_default();
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let mut request =
-        Request { method, path: path.to_owned(), query: query.to_owned(), ..Request::default() };
-    while let Some(line) = read_line(reader)?.filter(|line| !line.is_empty()) {
-        if let Some((name, value)) = line.split_once(':') {
-            request.headers.insert(name.to_lowercase(), value.trim().to_owned());
-        }
-    }
-    let body = if request.header("transfer-encoding") == "chunked" {
-        read_chunked(reader)?
-    } else {
-        let length = request.header("content-length").parse().unwrap_or(0);
-        let mut body = Vec::new();
-        reader.take(length).read_to_end(&mut body)?;
-        if body.len() as u64 != length {
-            return Ok(None);
-        }
-        body
-    };
-    Ok(Some((request, body)))
-}
-
-fn read_chunked(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
-    let mut body = Vec::new();
-    loop {
-        let line = read_line(reader)?.unwrap_or_default();
-        let length = u64::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
-        reader.take(length).read_to_end(&mut body)?;
-        read_line(reader)?;
-        if length == 0 {
-            return Ok(body);
-        }
-    }
-}
-
-fn read_line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
-    let mut line = Vec::new();
-    if reader.take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
-        return Ok(None);
-    }
-    Ok(Some(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned()))
-}
-
 impl State {
     fn take_fault(&mut self, request: &Request) -> Option<Fault> {
         let target = format!("{}?{}", request.path, request.query);
@@ -566,186 +370,6 @@ impl State {
         self.counter += 1;
         self.counter
     }
-}
-
-fn answer(shared: &Shared, request: &Request, body: Vec<u8>, fault: Option<&Fault>) -> Reply {
-    if request.path == "/token" {
-        return token(shared, request, &body);
-    }
-    if let Some(reply) = challenge(shared, request) {
-        return reply;
-    }
-    if request.path == "/v2/" || request.path == "/v2" {
-        return Reply::new(200);
-    }
-    let Some(rest) = request.path.strip_prefix("/v2/") else { return Reply::error(404, "NOT_FOUND") };
-    let part = |middle: &str| {
-        rest.split_once(middle).map(|(repository, name)| (repository.to_owned(), name.to_owned()))
-    };
-    let mut state = shared.lock();
-    if let Some((repository, name)) = part("/manifests/") {
-        manifest(&mut state, request, body, &repository, &name)
-    } else if let Some((repository, upload)) = part("/blobs/uploads/") {
-        self::upload(&mut state, request, body, &repository, &upload)
-    } else if let Some((repository, digest)) = part("/blobs/") {
-        blob(&state, request, &repository, &digest, fault)
-    } else {
-        Reply::error(404, "NOT_FOUND")
-    }
-}
-
-/// The refusal, unless the request may go on.
-fn challenge(shared: &Shared, request: &Request) -> Option<Reply> {
-    let mut state = shared.lock();
-    let given = request.header("authorization");
-    let header = match state.access.clone().unwrap_or(Access::Open) {
-        Access::Open => return None,
-        Access::Basic(name, password) => {
-            if given == format!("Basic {}", base64(format!("{name}:{password}").as_bytes())) {
-                return None;
-            }
-            "Basic realm=\"test\"".to_owned()
-        }
-        Access::Token { .. } => {
-            state.tokens.retain(|token| token.until > Instant::now());
-            if state.tokens.iter().any(|token| given == format!("Bearer {}", token.value)) {
-                return None;
-            }
-            let repository =
-                request.path.trim_start_matches("/v2/").split("/blobs/").next().unwrap_or_default();
-            let repository = repository.split("/manifests/").next().unwrap_or_default();
-            format!(
-                "Bearer realm=\"http://{}/token\",service=\"test\",scope=\"repository:{repository}:pull\"",
-                shared.host
-            )
-        }
-        Access::Realm(realm) => format!("Bearer realm=\"{realm}\",service=\"test\""),
-    };
-    Some(Reply::error(401, "UNAUTHORIZED").header("WWW-Authenticate", header))
-}
-
-fn token(shared: &Shared, request: &Request, body: &[u8]) -> Reply {
-    let mut state = shared.lock();
-    let Some(Access::Token { user, identity, lifetime }) = state.access.clone() else {
-        return Reply::error(404, "NOT_FOUND");
-    };
-    let allowed = if request.method == "POST" {
-        let form = String::from_utf8_lossy(body).into_owned();
-        identity
-            .is_some_and(|identity| form.split('&').any(|field| field == format!("refresh_token={identity}")))
-    } else {
-        user.is_none_or(|(name, password)| {
-            request.header("authorization")
-                == format!("Basic {}", base64(format!("{name}:{password}").as_bytes()))
-        })
-    };
-    if !allowed {
-        return Reply::error(401, "UNAUTHORIZED");
-    }
-    let value = format!("token-{}", state.next());
-    state.tokens.push(Token { value: value.clone(), until: Instant::now() + lifetime });
-    let seconds = lifetime.as_secs_f64();
-    Reply::new(200)
-        .header("Content-Type", "application/json")
-        .body(format!(r#"{{"token":"{value}","access_token":"{value}","expires_in":{seconds}}}"#))
-}
-
-fn manifest(state: &mut State, request: &Request, body: Vec<u8>, repository: &str, name: &str) -> Reply {
-    if request.method == "PUT" {
-        let digest = Digest::of(&body);
-        let media_type = request.header("content-type").to_owned();
-        let bytes = Arc::new(body);
-        for name in [name.to_owned(), digest.to_string()] {
-            state.manifests.insert((repository.to_owned(), name), (media_type.clone(), bytes.clone()));
-        }
-        return Reply::new(201).header("Docker-Content-Digest", digest).header("Location", &request.path);
-    }
-    let Some((media_type, bytes)) = state.manifests.get(&(repository.to_owned(), name.to_owned())) else {
-        return Reply::error(404, "MANIFEST_UNKNOWN");
-    };
-    let mut reply = Reply::new(200)
-        .header("Content-Type", media_type)
-        .header("Docker-Content-Digest", Digest::of(bytes.as_slice()));
-    reply.body = Body::Stored(bytes.clone(), 0);
-    reply
-}
-
-fn blob(state: &State, request: &Request, repository: &str, digest: &str, fault: Option<&Fault>) -> Reply {
-    let found = digest.parse::<Digest>().ok();
-    let found = found.filter(|digest| state.links.contains(&(repository.to_owned(), *digest)));
-    let Some((digest, bytes)) = found.and_then(|digest| Some((digest, state.blobs.get(&digest)?.clone())))
-    else {
-        return Reply::error(404, "BLOB_UNKNOWN");
-    };
-    let range = request
-        .header("range")
-        .strip_prefix("bytes=")
-        .and_then(|range| range.split('-').next()?.parse().ok());
-    let range: Option<usize> = range.filter(|_| !matches!(fault, Some(Fault::IgnoreRange)));
-    let total = bytes.len();
-    let mut reply = match range {
-        None => Reply::new(200),
-        Some(start) if start >= total => return Reply::error(416, "RANGE_INVALID"),
-        Some(start) => {
-            let start = if matches!(fault, Some(Fault::WrongRange)) { start / 2 } else { start };
-            Reply::new(206).header("Content-Range", format!("bytes {start}-{}/{total}", total - 1))
-        }
-    };
-    reply = reply.header("Content-Type", "application/octet-stream").header("Docker-Content-Digest", digest);
-    let start =
-        range.map_or(0, |start| if matches!(fault, Some(Fault::WrongRange)) { start / 2 } else { start });
-    reply.body = Body::Stored(bytes, start);
-    reply
-}
-
-fn upload(state: &mut State, request: &Request, body: Vec<u8>, repository: &str, id: &str) -> Reply {
-    let query: BTreeMap<String, String> = request
-        .query
-        .split('&')
-        .filter_map(|field| field.split_once('='))
-        .map(|(name, value)| (name.to_owned(), percent_decode(value)))
-        .collect();
-    let digest = |name: &str| query.get(name).and_then(|digest| digest.parse::<Digest>().ok());
-    match request.method.as_str() {
-        "POST" => {
-            let from = query.get("from").cloned().unwrap_or_default();
-            if let Some(digest) = digest("mount")
-                && !state.no_mounts
-                && state.links.contains(&(from, digest))
-            {
-                state.links.insert((repository.to_owned(), digest));
-                return Reply::new(201).header("Docker-Content-Digest", digest);
-            }
-            let id = format!("upload-{}", state.next());
-            state.uploads.insert(id.clone(), vec![]);
-            Reply::new(202).header("Location", format!("/v2/{repository}/blobs/uploads/{id}?state=x"))
-        }
-        "PATCH" | "PUT" => {
-            let Some(mut bytes) = state.uploads.remove(id) else {
-                return Reply::error(404, "BLOB_UPLOAD_UNKNOWN");
-            };
-            bytes.extend(body);
-            if request.method == "PATCH" {
-                let end = bytes.len().saturating_sub(1);
-                state.uploads.insert(id.to_owned(), bytes);
-                let location = format!("/v2/{repository}/blobs/uploads/{id}");
-                return Reply::new(202).header("Location", location).header("Range", format!("0-{end}"));
-            }
-            let found = Digest::of(&bytes);
-            if digest("digest") != Some(found) {
-                return Reply::error(400, "DIGEST_INVALID");
-            }
-            state.blobs.insert(found, Arc::new(bytes));
-            state.links.insert((repository.to_owned(), found));
-            Reply::new(201).header("Docker-Content-Digest", found)
-        }
-        "DELETE" => Reply::new(if state.uploads.remove(id).is_some() { 204 } else { 404 }),
-        _ => Reply::error(405, "UNSUPPORTED"),
-    }
-}
-
-fn percent_decode(text: &str) -> String {
-    text.replace("%3A", ":").replace("%3a", ":").replace("%2F", "/").replace("%2f", "/")
 }
 
 /// Standard base64 with padding.

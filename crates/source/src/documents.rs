@@ -3,12 +3,12 @@
 //! their name when read; all of them may be deleted at any time.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_digest::Digest;
 use rbuild_oci::Reference;
 
 use crate::registry::MAX_CONFIG;
+use crate::write_file::write_file;
 
 /// The directory `images-meta`.
 pub(crate) struct Documents {
@@ -59,19 +59,6 @@ fn read_limited(file: &Path) -> Option<Vec<u8>> {
         return None;
     }
     std::fs::read(file).ok()
-}
-
-/// Writes a file that is complete or absent.
-pub(crate) fn write_file(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let Some(dir) = file.parent() else { return Ok(()) };
-    std::fs::create_dir_all(dir)?;
-    let new = dir.join(format!(".new-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
-    let outcome = std::fs::write(&new, bytes).and_then(|()| std::fs::rename(&new, file));
-    if outcome.is_err() {
-        let _ = std::fs::remove_file(&new);
-    }
-    outcome
 }
 
 #[cfg(test)]

@@ -3,26 +3,26 @@
 //! credentials and queries.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::OnceLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rbuild_digest::{Digest, Hasher};
 use rbuild_graph::HttpSource;
 use rbuild_ports::{CancelToken, ErrorKind, PortError, Progress, Result, View};
-use rbuild_tree::{Entry, Kind, RelPath, Time, entry_hasher};
+use rbuild_tree::{Entry, Kind, RelPath, Time};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, Url};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::documents::write_file;
+use crate::file_view::{FileView, copy_into};
 use crate::http_date::parse_http_date;
 use crate::registry::{Answer, Call, Endpoint, Failure, Problem, Registry, Transport, until};
+use crate::write_file::write_file;
 
 /// Downloads beyond this are dropped, the oldest first.
 const MAX_KEPT: u64 = 4 << 30;
@@ -91,7 +91,7 @@ impl Downloads {
         (entry.uid, entry.gid) = (source.uid, source.gid);
         entry.mtime = Time::from_secs(parse_http_date(&fetched.known.last_modified).unwrap_or(0));
         let digest = fetched.digest;
-        Ok((Arc::new(FileView { entry, file: fetched.file, digest: OnceLock::new() }), digest))
+        Ok((Arc::new(FileView::new(entry, fetched.file)), digest))
     }
 
     /// The file of a pinned checksum, when it is here.
@@ -410,20 +410,6 @@ fn hash_file(file: &mut File) -> std::io::Result<(Digest, u64)> {
     Ok((hasher.finish(), size))
 }
 
-fn copy_into(file: &mut File, hasher: &mut Hasher) -> std::io::Result<u64> {
-    file.seek(SeekFrom::Start(0))?;
-    let mut buffer = vec![0; 256 << 10];
-    let mut size = 0;
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            return Ok(size);
-        }
-        hasher.update(&buffer[..n]);
-        size += n as u64;
-    }
-}
-
 /// Keeps the directory below its limit.
 fn drop_oldest(dir: &Path) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
@@ -442,60 +428,6 @@ fn drop_oldest(dir: &Path) {
         }
         let _ = std::fs::remove_file(path);
         total -= size;
-    }
-}
-
-/// A tree of one file.
-struct FileView {
-    entry: Entry,
-    /// Open, so that it stays whole whatever becomes of its name.
-    file: File,
-    digest: OnceLock<Digest>,
-}
-
-impl FileView {
-    fn reopen(&self) -> Result<File> {
-        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        File::open(&path).map_err(|error| PortError::io("open", path, error))
-    }
-}
-
-impl View for FileView {
-    fn lookup(&self, path: &RelPath) -> Result<Option<Entry>> {
-        if path.is_root() {
-            return Ok(Some(Entry::new(RelPath::root(), Kind::Dir, 0o755)));
-        }
-        Ok((*path == self.entry.path).then(|| self.entry.clone()))
-    }
-
-    fn children(&self, path: &RelPath) -> Result<Vec<Vec<u8>>> {
-        if path.is_root() {
-            return Ok(vec![self.entry.path.as_bytes().to_vec()]);
-        }
-        Err(PortError::new(ErrorKind::NotFound, format!("{path} is no directory")))
-    }
-
-    fn open(&self, path: &RelPath) -> Result<File> {
-        if *path == self.entry.path {
-            return self.reopen();
-        }
-        Err(PortError::new(ErrorKind::NotFound, format!("{path} is no regular file")))
-    }
-
-    fn entry_digest(&self, path: &RelPath) -> Result<Digest> {
-        let entry = self.lookup(path)?;
-        let entry =
-            entry.ok_or_else(|| PortError::new(ErrorKind::NotFound, format!("{path} is not there")))?;
-        let mut hasher = entry_hasher(&entry);
-        if entry.is_dir() {
-            return Ok(hasher.finish());
-        }
-        if let Some(digest) = self.digest.get() {
-            return Ok(*digest);
-        }
-        copy_into(&mut self.reopen()?, &mut hasher)
-            .map_err(|error| PortError::io("read", path.to_string(), error))?;
-        Ok(*self.digest.get_or_init(|| hasher.finish()))
     }
 }
 

@@ -4,13 +4,16 @@
 
 mod context;
 mod documents;
+mod file_view;
 mod http;
 mod http_date;
 mod image;
 mod layout;
 mod registry;
 mod sources;
+mod write_file;
 
+pub use context::{is_archive, unpack_context_tar};
 pub use registry::{
     Anonymous, BlobStream, Credential, CredentialSource, DockerConfig, HostOptions, Limits, MAX_CONFIG,
     MAX_MANIFEST, ProxyOptions, RawDocument, Registry, RegistryOptions, Repository, Resolved, TokenRequest,

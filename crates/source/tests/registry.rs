@@ -1,4 +1,5 @@
 //! The registry client against the scripted registry: what it asks, whom it tells what, and how it takes faults.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 use std::io::Read;

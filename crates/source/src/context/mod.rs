@@ -9,6 +9,7 @@ mod pool;
 mod root;
 mod stat;
 mod stat_cache;
+mod unpack;
 mod view;
 mod walk;
 
@@ -25,6 +26,8 @@ use rbuild_ports::{CancelToken, Result, View};
 use root::Root;
 use stat_cache::StatCache;
 use view::LocalView;
+
+pub use unpack::{is_archive, unpack_context_tar};
 
 /// Views of local directories of one build. Asked for the same thing again, it gives the same view, so a build sees
 /// one state of its context.

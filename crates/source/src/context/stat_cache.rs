@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rbuild_digest::Digest;
 
 use super::cache_file::{CacheFile, CacheWriter, Record};
+use crate::write_file::write_file;
 
 /// Directories that nobody looked at for so many days are forgotten.
 const KEEP_DAYS: u32 = 30;
@@ -116,20 +116,6 @@ fn read_file(file: &Path, root: &[u8]) -> Option<CacheFile> {
         return None;
     }
     CacheFile::parse(std::fs::read(file).ok()?, root)
-}
-
-/// Replaces the file at once, so that readers see the old or the new one.
-fn write_file(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let Some(dir) = file.parent() else { return Ok(()) };
-    std::fs::create_dir_all(dir)?;
-    let name = format!(".new-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-    let new = dir.join(name);
-    let outcome = std::fs::write(&new, bytes).and_then(|()| std::fs::rename(&new, file));
-    if outcome.is_err() {
-        let _ = std::fs::remove_file(&new);
-    }
-    outcome
 }
 
 fn today() -> u32 {

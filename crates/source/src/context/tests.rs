@@ -464,7 +464,7 @@ fn nothing_outside_is_read_while_links_are_swapped_in() {
     };
     let secret = expected(b"SECRET", 0o644);
     let mut seen = 0;
-    for round in 0..400 {
+    for round in 0..150 {
         let view =
             Contexts::new(None).view(&space.ctx(), &source(&[], &[], &[]), &CancelToken::new()).unwrap();
         if round % 2 == 0 {

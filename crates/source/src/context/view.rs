@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use rbuild_digest::Digest;
 use rbuild_graph::LocalSource;
 use rbuild_ports::{CancelToken, ErrorKind, PortError, Result, View};
-use rbuild_tree::{Entry, Kind, RelPath, Time, Xattrs, context_root_digest, header_digest};
+use rbuild_tree::{Entry, Kind, NodeKind, RelPath, Time, Xattrs, context_root_digest, header_digest};
 use rustix::fs::{AtFlags, FileType, fstat, major, minor, statat};
 
 use super::cache_file::{CacheFile, HAS_XATTRS, Record};
@@ -163,7 +163,7 @@ impl LocalView {
         match node.stat.file_type() {
             FileType::Socket => return Ok(None),
             FileType::Symlink => match link_target(dir.as_fd(), name).map_err(error)? {
-                Some(target) => node.target = Some(target.into()),
+                Some(target) => node.set_target(target),
                 None => return Ok(None),
             },
             FileType::RegularFile => {
@@ -294,18 +294,18 @@ impl View for LocalView {
     }
 
     fn children(&self, path: &RelPath) -> Result<Vec<Vec<u8>>> {
-        let bytes = path.as_bytes();
-        let dir = match self.loaded(bytes) {
-            Some(dir) => Some(dir),
-            None => match self.filter.judge_from_root(bytes, true) {
-                Verdict::Show(state) | Verdict::Through(state) if self.is_dir(bytes)? => {
-                    self.load(bytes, state, true)?
-                }
-                _ => None,
-            },
-        };
-        let dir = dir.ok_or_else(|| self.not_found("is no directory", path))?;
+        let dir = self.directory(path)?;
         Ok(dir.nodes.iter().map(|node| dir.name(node).to_vec()).collect())
+    }
+
+    fn list(&self, path: &RelPath) -> Result<Vec<(Vec<u8>, NodeKind)>> {
+        let dir = self.directory(path)?;
+        let kind = |node: &Node| match node.stat.file_type() {
+            FileType::Directory => NodeKind::Dir,
+            FileType::Symlink => NodeKind::Symlink(node.target().to_vec()),
+            _ => NodeKind::File,
+        };
+        Ok(dir.nodes.iter().map(|node| (dir.name(node).to_vec(), kind(node))).collect())
     }
 
     fn open(&self, path: &RelPath) -> Result<File> {
@@ -369,6 +369,21 @@ impl View for LocalView {
 }
 
 impl LocalView {
+    /// The directory at `path`, read with all that is in it.
+    fn directory(&self, path: &RelPath) -> Result<Arc<Dir>> {
+        let bytes = path.as_bytes();
+        let dir = match self.loaded(bytes) {
+            Some(dir) => Some(dir),
+            None => match self.filter.judge_from_root(bytes, true) {
+                Verdict::Show(state) | Verdict::Through(state) if self.is_dir(bytes)? => {
+                    self.load(bytes, state, true)?
+                }
+                _ => None,
+            },
+        };
+        dir.ok_or_else(|| self.not_found("is no directory", path))
+    }
+
     fn is_dir(&self, path: &[u8]) -> Result<bool> {
         Ok(self.find(path)?.is_some_and(|found| found.node().is_none_or(|node| node.stat.is_dir())))
     }
@@ -383,9 +398,11 @@ impl Drop for LocalView {
 fn kind(node: &Node) -> Kind {
     match node.stat.file_type() {
         FileType::Directory => Kind::Dir,
-        FileType::Symlink => Kind::Symlink { target: node.target.as_deref().unwrap_or_default().to_vec() },
-        FileType::CharacterDevice => Kind::CharDevice { major: major(node.rdev), minor: minor(node.rdev) },
-        FileType::BlockDevice => Kind::BlockDevice { major: major(node.rdev), minor: minor(node.rdev) },
+        FileType::Symlink => Kind::Symlink { target: node.target().to_vec() },
+        FileType::CharacterDevice => {
+            Kind::CharDevice { major: major(node.rdev()), minor: minor(node.rdev()) }
+        }
+        FileType::BlockDevice => Kind::BlockDevice { major: major(node.rdev()), minor: minor(node.rdev()) },
         FileType::Fifo => Kind::Fifo,
         _ => Kind::File { size: node.stat.size },
     }

@@ -33,12 +33,18 @@ pub(crate) struct Dir {
 pub(crate) struct Node {
     name: (u32, u32),
     pub(crate) stat: Stat,
-    pub(crate) rdev: u64,
     /// A directory that is only shown if something in it is.
     through: bool,
-    /// Of a link.
-    pub(crate) target: Option<Box<[u8]>>,
+    special: Option<Box<Special>>,
     pub(crate) hashed: OnceLock<Hashed>,
+}
+
+/// What few entries have.
+enum Special {
+    /// Where a link points.
+    Target(Vec<u8>),
+    /// Which device.
+    Device(u64),
 }
 
 impl Dir {
@@ -161,33 +167,38 @@ impl Walker<'_> {
             |name: (u32, u32)| names.get(name.0 as usize..(name.0 + name.1) as usize).unwrap_or_default();
         candidates.sort_unstable_by(|a, b| name_of(a.name).cmp(name_of(b.name)));
         let records = self.cache.dir(path);
-        let look_at = |chunk: &[Candidate]| -> Result<Vec<Option<Node>>> {
+        let look_at = |chunk: &[Candidate]| -> Result<Vec<Node>> {
             let first = chunk.first().map(|candidate| name_of(candidate.name)).unwrap_or_default();
             let mut hint = records.map_or(0, |records| records.lower_bound(first));
-            let look = |candidate: &Candidate| {
-                self.look(fd.as_fd(), path, candidate, name_of(candidate.name), records, &mut hint)
-            };
-            chunk.iter().map(look).collect()
-        };
-        let looked: Vec<Vec<Option<Node>>> = if candidates.len() > 2 * CHUNK {
-            in_pool(|| candidates.par_chunks(CHUNK).map(look_at).collect::<Result<_>>())?
-        } else {
-            vec![look_at(&candidates)?]
-        };
-        let mut nodes = Vec::with_capacity(candidates.len());
-        let mut below = Vec::new();
-        for (node, candidate) in looked.into_iter().flatten().zip(candidates) {
-            let Some(node) = node else { continue };
-            if let Some(state) = candidate.state.filter(|_| node.stat.is_dir()) {
-                below.push(Below {
-                    path: child(path, name_of(candidate.name)),
-                    state,
-                    through: candidate.through,
-                });
+            let mut nodes = Vec::with_capacity(chunk.len());
+            for candidate in chunk {
+                nodes.extend(self.look(
+                    fd.as_fd(),
+                    path,
+                    candidate,
+                    name_of(candidate.name),
+                    records,
+                    &mut hint,
+                )?);
             }
-            nodes.push(node);
+            Ok(nodes)
+        };
+        let nodes = if candidates.len() > 2 * CHUNK {
+            let chunks: Vec<Vec<Node>> =
+                in_pool(|| candidates.par_chunks(CHUNK).map(look_at).collect::<Result<_>>())?;
+            chunks.into_iter().flatten().collect()
+        } else {
+            look_at(&candidates)?
+        };
+        let mut states =
+            candidates.into_iter().filter_map(|candidate| Some((candidate.name, candidate.state?)));
+        let mut below = Vec::new();
+        for node in nodes.iter().filter(|node| node.stat.is_dir()) {
+            // Both are by name; what went away meanwhile is passed over.
+            if let Some((name, state)) = states.by_ref().find(|(name, _)| *name == node.name) {
+                below.push(Below { path: child(path, name_of(name)), state, through: node.through });
+            }
         }
-        // Links to directories inside are no directories: `is_dir` comes from the entry itself.
         Ok((Dir { nodes, xattrs: read_xattrs(fd.as_fd()), names }, below))
     }
 
@@ -258,7 +269,7 @@ impl Walker<'_> {
         }
         if kind == FileType::Symlink {
             match link_target(dir, name).map_err(error)? {
-                Some(target) => node.target = Some(target.into()),
+                Some(target) => node.set_target(target),
                 None => return Ok(None),
             }
         }
@@ -296,10 +307,32 @@ impl Walker<'_> {
 }
 
 impl Node {
-    #[expect(clippy::unnecessary_cast, reason = "the field's type differs between architectures")]
     pub(crate) fn new(stat: &rustix::fs::Stat, name: (u32, u32), through: bool) -> Self {
-        let rdev = stat.st_rdev as u64;
-        Self { name, stat: Stat::new(stat), rdev, through, target: None, hashed: OnceLock::new() }
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
+        #[expect(clippy::unnecessary_cast, reason = "the field's type differs between architectures")]
+        let special = is_device.then(|| Box::new(Special::Device(stat.st_rdev as u64)));
+        Self { name, stat: Stat::new(stat), through, special, hashed: OnceLock::new() }
+    }
+
+    pub(crate) fn set_target(&mut self, target: Vec<u8>) {
+        self.special = Some(Box::new(Special::Target(target)));
+    }
+
+    /// Where a link points; empty for others.
+    pub(crate) fn target(&self) -> &[u8] {
+        match self.special.as_deref() {
+            Some(Special::Target(target)) => target,
+            _ => &[],
+        }
+    }
+
+    /// Which device; 0 for others.
+    pub(crate) fn rdev(&self) -> u64 {
+        match self.special.as_deref() {
+            Some(Special::Device(rdev)) => *rdev,
+            _ => 0,
+        }
     }
 }
 

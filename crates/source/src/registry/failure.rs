@@ -258,18 +258,13 @@ fn classify(error: &reqwest::Error, connect_timeout: Duration) -> Problem {
     let mut source = error.source();
     let mut deepest = String::new();
     while let Some(cause) = source {
-        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-            return Problem::Tls(tls_words(tls));
+        if let Some(tls) = tls_error(cause) {
+            return Problem::Tls(clean(&tls.to_string()));
         }
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            if let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                return Problem::Tls(tls_words(tls));
-            }
-            match io.kind() {
-                io::ErrorKind::ConnectionRefused => return Problem::Refused,
-                io::ErrorKind::TimedOut if error.is_connect() => return Problem::Timeout(connect_timeout),
-                _ => {}
-            }
+        match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(io::ErrorKind::ConnectionRefused) => return Problem::Refused,
+            Some(io::ErrorKind::TimedOut) if error.is_connect() => return Problem::Timeout(connect_timeout),
+            _ => {}
         }
         let text = cause.to_string();
         if text.contains("dns error") || text.contains("failed to lookup address") {
@@ -292,8 +287,15 @@ fn classify(error: &reqwest::Error, connect_timeout: Duration) -> Problem {
     }
 }
 
-fn tls_words(error: &rustls::Error) -> String {
-    clean(&error.to_string())
+/// The TLS error in `error`, which may be packed into system errors, one in the other.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut error = error;
+    loop {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        error = error.downcast_ref::<io::Error>()?.get_ref()?;
+    }
 }
 
 /// The message of an error document (`{"errors":[{"code","message"}]}`), or the start of a plain text.

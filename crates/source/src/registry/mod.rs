@@ -4,11 +4,13 @@
 
 mod auth;
 mod blob;
+mod challenge;
 mod credentials;
 mod endpoint;
 mod failure;
 mod options;
 mod push;
+mod realm;
 mod runtime;
 mod tls;
 mod transport;
