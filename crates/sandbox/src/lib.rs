@@ -2,6 +2,7 @@
 //! Everything is prepared as plain data and file descriptors by the caller's process; a child made with `clone3`
 //! attaches it and becomes the command. Knows nothing of graphs, caches or images.
 
+mod net;
 mod options;
 mod probe;
 mod rootless;

@@ -1,0 +1,120 @@
+//! User-mode network stacks: one process a namespace, which ends with it.
+
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rbuild_ports::{CancelToken, ErrorKind, PortError, Result};
+
+use super::nat::find;
+
+/// How long a stack may take to set up the device.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A program that is such a stack.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Program {
+    /// `pasta`.
+    Pasta(PathBuf),
+    /// `slirp4netns`.
+    Slirp(PathBuf),
+}
+
+impl Program {
+    pub(super) fn pasta() -> Option<Self> {
+        find("pasta").map(Self::Pasta)
+    }
+
+    pub(super) fn slirp() -> Option<Self> {
+        find("slirp4netns").map(Self::Slirp)
+    }
+
+    /// Starts it for `namespace`. It dies with the calling thread, which must live as long.
+    fn command(&self) -> Command {
+        // The namespace comes as standard input: stacks close other inherited descriptors, and may not look into other processes.
+        match self {
+            Self::Pasta(path) => {
+                let mut command = Command::new(path);
+                command.args([
+                    "--config-net",
+                    "-f",
+                    "-q",
+                    "--runas",
+                    "0",
+                    "--netns-only",
+                    "--netns",
+                    "/proc/self/fd/0",
+                ]);
+                command.args(["--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]);
+                command
+            }
+            Self::Slirp(path) => {
+                let mut command = Command::new(path);
+                command.args([
+                    "--configure",
+                    "--mtu=65520",
+                    "--disable-host-loopback",
+                    "--netns-type=path",
+                    "/proc/self/fd/0",
+                    "eth0",
+                ]);
+                command
+            }
+        }
+    }
+}
+
+/// A running stack; it is killed when dropped.
+#[derive(Debug)]
+pub(super) struct Stack(Child);
+
+impl Stack {
+    /// Starts `program` for `namespace` and waits until `ready`.
+    pub(super) fn start(
+        program: &Program,
+        namespace: BorrowedFd<'_>,
+        cancel: &CancelToken,
+        ready: impl Fn() -> bool,
+    ) -> Result<Self> {
+        let failed = |why: &str| {
+            PortError::new(ErrorKind::Unsupported, format!("{program:?} gives no network: {why}"))
+        };
+        let input = namespace.as_fd().try_clone_to_owned().map_err(|e| failed(&e.to_string()))?;
+        let mut command = program.command();
+        command
+            .stdin(Stdio::from(input))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .env_clear();
+        let mut stack = Self(command.spawn().map_err(|e| failed(&e.to_string()))?);
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(1);
+        while !ready() {
+            cancel.check()?;
+            if let Ok(Some(status)) = stack.0.try_wait() {
+                let mut said = String::new();
+                if let Some(stderr) = stack.0.stderr.as_mut() {
+                    let _read = stderr.take(4096).read_to_string(&mut said);
+                }
+                return Err(failed(&format!("{status}: {}", said.trim())));
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(failed("it does not get ready"));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+        Ok(stack)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        let _killed = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}

@@ -1,0 +1,156 @@
+//! Real namespaces, as root: what is reachable, and that nothing is left.
+
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use rbuild_ports::{CancelToken, SilentProgress};
+
+use super::Pool;
+use crate::{NetBackend, SandboxOptions};
+
+/// Whether the test can run; says why not, and fails when it must.
+fn root() -> bool {
+    if rustix::process::geteuid().is_root() {
+        return true;
+    }
+    assert!(std::env::var_os("RBUILD_REQUIRE_SANDBOX").is_none(), "networks of steps need root here");
+    eprintln!("skipped: needs root");
+    false
+}
+
+fn pool(network: NetBackend) -> std::sync::Arc<Pool> {
+    Pool::new(&SandboxOptions { network, ..SandboxOptions::recommended() })
+}
+
+/// Does `work` inside the namespace.
+fn inside<T: Send>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            rustix::thread::move_into_link_name_space(
+                namespace,
+                Some(rustix::thread::LinkNameSpaceType::Network),
+            )
+            .unwrap();
+            work()
+        });
+        thread.join().unwrap()
+    })
+}
+
+fn connects(to: SocketAddr) -> bool {
+    TcpStream::connect_timeout(&to, Duration::from_secs(3)).is_ok_and(|mut stream| {
+        let mut byte = [0];
+        stream.set_read_timeout(Some(Duration::from_secs(3))).is_ok() && stream.read_exact(&mut byte).is_ok()
+    })
+}
+
+/// A server on `address` that greets whoever comes.
+fn greeter(address: IpAddr) -> SocketAddr {
+    use std::io::Write;
+    let listener = TcpListener::bind((address, 0)).unwrap();
+    let at = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _greeted = stream.write_all(b"x");
+        }
+    });
+    at
+}
+
+/// The host's own address on its way out, if it has one.
+fn host_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.99:9").ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+}
+
+fn links() -> Vec<String> {
+    let prefix = format!("rb{:x}.", std::process::id());
+    let names = std::fs::read_to_string("/proc/net/dev").unwrap();
+    names
+        .lines()
+        .filter_map(|line| line.trim().split(':').next())
+        .filter(|name| name.starts_with(&prefix))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn loopback_networks_reach_only_themselves() {
+    if !root() {
+        return;
+    }
+    let pool = pool(NetBackend::Loopback);
+    let lease = pool.lease(&SilentProgress, &CancelToken::new()).unwrap();
+    let host = greeter(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let (own, others) = inside(lease.namespace().unwrap(), || {
+        (connects(greeter(IpAddr::V4(Ipv4Addr::LOCALHOST))), connects(host))
+    });
+    assert!(own && !others);
+}
+
+#[test]
+fn translated_networks_reach_the_host_but_not_its_loopback_and_leave_nothing() {
+    if !root() {
+        return;
+    }
+    let pool = pool(NetBackend::Nat);
+    let lease = pool.lease(&SilentProgress, &CancelToken::new()).unwrap();
+    let loopback = greeter(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    assert!(!inside(lease.namespace().unwrap(), || connects(loopback)));
+    match host_address() {
+        Some(address) => {
+            let server = greeter(address);
+            assert!(inside(lease.namespace().unwrap(), || connects(server)));
+        }
+        None => eprintln!("skipped in part: this host has no address of its own"),
+    }
+    assert_eq!(links().len(), 1);
+    drop(lease);
+    // The next step gets the same network.
+    let again = pool.lease(&SilentProgress, &CancelToken::new()).unwrap();
+    assert_eq!(links().len(), 1);
+    drop((again, pool));
+    for _ in 0..200 {
+        if links().is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(links().is_empty(), "devices are left: {:?}", links());
+    if let Some(save) = super::nat::find("iptables-save") {
+        let rules = std::process::Command::new(save).output().unwrap().stdout;
+        let mine = format!("rbuild-{}-", std::process::id());
+        assert!(!String::from_utf8_lossy(&rules).contains(&mine), "rules are left");
+    }
+}
+
+#[test]
+fn user_mode_stacks_give_a_way_out_and_end_with_the_pool() {
+    if !root() {
+        return;
+    }
+    if super::nat::find("pasta").is_none() {
+        assert!(std::env::var_os("RBUILD_REQUIRE_SANDBOX").is_none(), "pasta is not installed");
+        eprintln!("skipped: pasta is not installed");
+        return;
+    }
+    let pool = pool(NetBackend::Pasta);
+    let lease = pool.lease(&SilentProgress, &CancelToken::new()).unwrap();
+    let routes = inside(lease.namespace().unwrap(), || {
+        std::fs::read_to_string("/proc/thread-self/net/route").unwrap()
+    });
+    if host_address().is_some() {
+        assert!(
+            routes.lines().skip(1).any(|line| line.split_whitespace().nth(1) == Some("00000000")),
+            "{routes}"
+        );
+    }
+    drop((lease, pool));
+    let children = format!("/proc/{}/task/{}/children", std::process::id(), std::process::id());
+    assert!(!std::fs::read_to_string(children).unwrap_or_default().split_whitespace().any(|pid| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.contains("past"))
+    }));
+}
