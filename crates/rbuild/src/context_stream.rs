@@ -8,6 +8,8 @@ use rbuild_store::Scratch;
 
 /// A Dockerfile is no larger.
 const MAX_DOCKERFILE: u64 = 64 << 20;
+/// A context is no larger: what is larger would fill disks by mistake.
+const MAX_CONTEXT: u64 = 64 << 30;
 /// What is enough to tell an archive.
 const SNIFF: usize = 512;
 
@@ -56,7 +58,7 @@ pub fn read_context_stream(mut input: impl Read + Send, root: &Path) -> Result<C
     let scratch = Scratch::create(&root.join("tmp"))?;
     let path = scratch.path().join("context");
     std::fs::create_dir(&path).map_err(|error| PortError::io("make", &path, error))?;
-    let _ = (head.as_slice().chain(input), CancelToken::new()); //TEMP
+    rbuild_source::unpack_context_tar(&mut head.as_slice().chain(input), &path, MAX_CONTEXT, &CancelToken::new())?;
     Ok(ContextStream::Archive(ContextDir { path, _scratch: scratch }))
 }
 
