@@ -51,7 +51,7 @@ pub(crate) fn export(
     let layout = Layout::new(image, docker, &|_| true)?;
     let bytes = match (&output.dest, output.tar) {
         (Dest::Path(path), false) => layout.write_dir(attempt, image, path)?,
-        (dest, _) => to_dest(attempt.cx, dest, &mut |out| layout.write_tar(attempt, out))?,
+        (dest, _) => to_dest(attempt.cx, dest, &mut |out| layout.write_tar(attempt, out, &dest.to_string()))?,
     };
     Ok(OutputReport { kind, target: output.dest.to_string(), bytes, skipped: 0 })
 }
@@ -90,9 +90,9 @@ impl<'a> Layout<'a> {
         self.files.values().map(Content::size).sum()
     }
 
-    /// Writes it as a tar.
-    pub(crate) fn write_tar(&self, attempt: &Attempt<'_>, out: &mut dyn Write) -> Result<()> {
-        let failed = |error| archive_error(error, "the archive");
+    /// Writes it as a tar; `shown` is where it goes, for messages.
+    pub(crate) fn write_tar(&self, attempt: &Attempt<'_>, out: &mut dyn Write, shown: &str) -> Result<()> {
+        let failed = |error| archive_error(error, shown);
         let meter = Meter::new(attempt.cx.progress, "sending tarball", self.total());
         let mut tar = TarWriter::new(out);
         for (name, content) in &self.files {

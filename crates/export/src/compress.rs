@@ -82,11 +82,6 @@ impl Pool {
         Ok(Self { threads, workers, blocks: Blocks::new(2 * threads + 2), idle: Mutex::default() })
     }
 
-    /// How many threads it has.
-    pub(crate) fn threads(&self) -> usize {
-        self.threads
-    }
-
     /// Stores what `produce` writes as a blob.
     ///
     /// # Errors

@@ -19,8 +19,8 @@ use crate::layers::{LayerMaker, Place, PreparedLayer};
 pub(crate) enum Fault {
     /// A blob of the store is damaged.
     Damaged(Digest),
-    /// A layer's blob cannot be fetched.
-    Lost(LayerId),
+    /// A layer's blob cannot be fetched; the maker knows which, and has its files.
+    Lost,
 }
 
 /// Notes faults during one attempt at an output.
@@ -85,20 +85,13 @@ pub(crate) struct Attempt<'a> {
 impl Attempt<'_> {
     /// Makes sure that the bytes of all `layers` are on this machine.
     pub(crate) fn fetch(&self, layers: &[PreparedLayer]) -> Result<()> {
-        for layer in layers.iter().filter(|layer| layer.place == Place::Remote) {
-            self.cx.progress.status(&layer.descriptor.descriptor.digest.to_string(), 0, None, false);
-        }
-        self.maker.fetch(layers).inspect_err(|error| {
-            if matches!(
+        self.maker.fetch_all(layers, &|layer, error| {
+            let gone = matches!(
                 error.kind,
                 ErrorKind::NotFound | ErrorKind::Auth | ErrorKind::Network | ErrorKind::Corrupt
-            ) {
-                let remote = layers.iter().filter(|layer| layer.place == Place::Remote);
-                remote.filter(|layer| self.maker.give_up_remote(&layer.descriptor.layer, error)).for_each(
-                    |layer| {
-                        self.faults.add(Fault::Lost(layer.descriptor.layer.clone()));
-                    },
-                );
+            );
+            if gone && self.maker.give_up_remote(layer, error) {
+                self.faults.add(Fault::Lost);
             }
         })
     }
@@ -135,9 +128,11 @@ impl Attempt<'_> {
     /// The layer's tar is written by another thread while `use_it` reads it.
     fn with_tar<T>(&self, layer: &LayerId, use_it: impl FnOnce(&mut dyn Read) -> Result<T>) -> Result<T> {
         let (send, receive) = sync_channel(8);
+        let closed = AtomicBool::new(false);
         thread::scope(|scope| {
+            let closed = &closed;
             let writer = scope.spawn(move || {
-                let mut out = io::BufWriter::with_capacity(256 * 1024, PipeWriter(send));
+                let mut out = io::BufWriter::with_capacity(256 * 1024, PipeWriter { send, closed });
                 self.maker.tar(layer, &mut out)?;
                 out.flush().map_err(|error| PortError::io("write", "the layer's tar", error))
             });
@@ -145,12 +140,10 @@ impl Attempt<'_> {
             let result = use_it(&mut reader);
             drop(reader);
             let written = writer.join();
-            match (result, written) {
-                (Err(error), Ok(Err(cause))) if cause.kind != ErrorKind::Io => {
-                    Err(cause.context(error.message))
-                }
-                (Ok(_), Ok(Err(cause))) => Err(cause),
-                (result, _) => result,
+            match written {
+                // What went wrong with the layer explains what went wrong with its reader.
+                Ok(Err(cause)) if !closed.load(Ordering::Relaxed) => Err(cause),
+                _ => result,
             }
         })
     }
@@ -194,11 +187,18 @@ impl Read for VerifyingReader<'_> {
     }
 }
 
-struct PipeWriter(SyncSender<Vec<u8>>);
+struct PipeWriter<'a> {
+    send: SyncSender<Vec<u8>>,
+    /// The reader wants no more.
+    closed: &'a AtomicBool,
+}
 
-impl Write for PipeWriter {
+impl Write for PipeWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.send(bytes.to_vec()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        self.send.send(bytes.to_vec()).map_err(|_| {
+            self.closed.store(true, Ordering::Relaxed);
+            io::Error::from(io::ErrorKind::BrokenPipe)
+        })?;
         Ok(bytes.len())
     }
 

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use rbuild_digest::Digest;
@@ -23,7 +23,8 @@ const FETCHES: usize = 4;
 /// Makes layers into blobs.
 pub struct LayerMaker<'a> {
     cx: ExportContext<'a>,
-    pool: Pool,
+    /// Made when something is to be compressed.
+    pool: OnceLock<Pool>,
     /// Layers of images whose blob cannot be had any more; they are written anew from their directories.
     lost: Mutex<HashSet<LayerId>>,
 }
@@ -63,12 +64,10 @@ enum TarSource {
 }
 
 impl<'a> LayerMaker<'a> {
-    /// Makes layers with `cx.threads` threads.
-    ///
-    /// # Errors
-    /// If the threads cannot be started.
-    pub fn new(cx: &ExportContext<'a>) -> Result<Self> {
-        Ok(Self { cx: *cx, pool: Pool::new(cx.threads)?, lost: Mutex::default() })
+    /// Makes layers with `cx.threads` threads. Nothing happens yet.
+    #[must_use]
+    pub fn new(cx: &ExportContext<'a>) -> Self {
+        Self { cx: *cx, pool: OnceLock::new(), lost: Mutex::default() }
     }
 
     /// The layer as a blob of the store or of a registry, compressed now if need be.
@@ -84,7 +83,7 @@ impl<'a> LayerMaker<'a> {
         }
         let source = self.source(&row, lost)?;
         let made = self.with_progress(&row, "exporting layer", |passed| {
-            self.pool.store(spec, self.cx.blobs, self.cx.cancel, passed, &mut |out| {
+            self.pool()?.store(spec, self.cx.blobs, self.cx.cancel, passed, &mut |out| {
                 self.write_tar(&row, &source, out)
             })
         })?;
@@ -127,19 +126,19 @@ impl<'a> LayerMaker<'a> {
     /// # Errors
     /// The first that failed.
     pub fn ensure_blobs(&self, layers: &[LayerId], spec: &CompressionSpec) -> Result<Vec<PreparedLayer>> {
-        self.in_parallel(layers, self.pool.threads(), |layer| self.ensure_blob(layer, spec))
+        self.in_parallel(layers, self.cx.threads.max(1), |layer| self.ensure_blob(layer, spec))
     }
 
     /// `ensure_diff_id` for many, as parts of an image.
     pub(crate) fn ensure_diff_ids(&self, layers: &[LayerId]) -> Result<Vec<(Digest, Timestamp)>> {
-        self.in_parallel(layers, self.pool.threads(), |layer| {
+        self.in_parallel(layers, self.cx.threads.max(1), |layer| {
             Ok((self.ensure_diff_id(layer)?, self.row(layer)?.created))
         })
     }
 
     /// Layers of images as they came; those made here as plain tars, which are stored nowhere.
     pub(crate) fn plain_tars(&self, layers: &[LayerId]) -> Result<Vec<PreparedLayer>> {
-        self.in_parallel(layers, self.pool.threads(), |layer| {
+        self.in_parallel(layers, self.cx.threads.max(1), |layer| {
             let row = self.row(layer)?;
             if is_foreign(&row)
                 && !self.is_lost(layer)
@@ -158,12 +157,22 @@ impl<'a> LayerMaker<'a> {
     /// # Errors
     /// What the last place that has one said.
     pub fn fetch(&self, layers: &[PreparedLayer]) -> Result<()> {
+        self.fetch_all(layers, &|_, _| {})
+    }
+
+    /// The same; `failed` is told of every layer that could not be fetched.
+    pub(crate) fn fetch_all(
+        &self,
+        layers: &[PreparedLayer],
+        failed: &(dyn Fn(&LayerId, &PortError) + Sync),
+    ) -> Result<()> {
         let digest = |layer: &PreparedLayer| layer.descriptor.descriptor.digest;
         let missing: Vec<Digest> =
             layers.iter().filter(|layer| layer.place == Place::Remote).map(digest).collect();
         self.in_parallel(&missing, FETCHES, |wanted| {
             let layer = layers.iter().find(|layer| digest(layer) == *wanted);
-            layer.map_or(Ok(()), |layer| self.fetch_blob(layer))
+            let Some(layer) = layer else { return Ok(()) };
+            self.fetch_blob(layer).inspect_err(|error| failed(&layer.descriptor.layer, error))
         })
         .map(drop)
     }
@@ -193,6 +202,14 @@ impl<'a> LayerMaker<'a> {
             return true;
         }
         false
+    }
+
+    fn pool(&self) -> Result<&Pool> {
+        if let Some(pool) = self.pool.get() {
+            return Ok(pool);
+        }
+        let pool = Pool::new(self.cx.threads)?;
+        Ok(self.pool.get_or_init(|| pool))
     }
 
     fn is_lost(&self, layer: &LayerId) -> bool {

@@ -93,7 +93,8 @@ fn send(
     let wanted: Vec<PreparedLayer> = layers.iter().map(|layer| (*layer).clone()).collect();
     attempt.fetch(&wanted)?;
     let layout = Layout::new(image, true, &|layer| wanted.contains(layer))?;
-    let answer = socket.send("/images/load?quiet=1", &mut |out| layout.write_tar(attempt, out))?;
+    let answer = socket
+        .send("/images/load?quiet=1", &mut |out| layout.write_tar(attempt, out, "the engine's socket"))?;
     if answer.status >= 300 {
         return Err(refused(&answer));
     }
@@ -207,7 +208,7 @@ fn load_into_podman(attempt: &Attempt<'_>, image: &PreparedImage, podman: &Path)
         let written = match stdin {
             Some(stdin) => {
                 let mut out = io::BufWriter::with_capacity(256 * 1024, stdin);
-                let result = layout.write_tar(attempt, &mut out);
+                let result = layout.write_tar(attempt, &mut out, "podman's input");
                 if result.is_err() {
                     // An archive that is cut off must not be loaded.
                     drop(child.lock().unwrap_or_else(PoisonError::into_inner).kill());

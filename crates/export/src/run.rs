@@ -22,7 +22,7 @@ const SECOND_CHANCES: usize = 64;
 /// What was not finished is not visible; outputs before it are.
 pub fn export(cx: &ExportContext<'_>, request: &ExportRequest<'_>) -> Result<Exported> {
     check(request)?;
-    let maker = LayerMaker::new(cx)?;
+    let maker = LayerMaker::new(cx);
     let mut exported = Exported::default();
     for output in request.outputs {
         cx.cancel.check()?;

@@ -102,7 +102,7 @@ pub struct ImageOutput {
     pub push: bool,
     /// Without tags.
     pub push_by_digest: bool,
-    /// Over plain HTTP, or TLS that is not verified.
+    /// Over plain HTTP, or TLS that is not verified. Whoever makes the registry client tells it so.
     pub insecure: bool,
     /// Also under `name@digest`.
     pub name_canonical: bool,

@@ -19,7 +19,7 @@ fn a_layer_is_compressed_once() {
     let world = World::default();
     let text = tar(&[("a", "hello")]);
     let id = world.layer("s1", &text, 7);
-    let maker = LayerMaker::new(&world.cx()).unwrap();
+    let maker = LayerMaker::new(&world.cx());
     let first = maker.ensure_blob(&id, &CompressionSpec::GZIP).unwrap();
     assert_eq!(first.place, Place::Store);
     assert_eq!(first.created, Timestamp(7_000_000_000));
@@ -45,7 +45,7 @@ fn only_diff_ids_compress_nothing() {
     let world = World::default();
     let text = tar(&[("a", "hello")]);
     let id = world.layer("s1", &text, 7);
-    let maker = LayerMaker::new(&world.cx()).unwrap();
+    let maker = LayerMaker::new(&world.cx());
     let ids = maker.ensure_diff_ids(&[id.clone(), id.clone()]).unwrap();
     assert_eq!(ids, vec![(Digest::of(&text), Timestamp(7_000_000_000)); 2]);
     assert!(world.blobs.is_empty());
@@ -60,7 +60,7 @@ fn layers_of_images_stay_where_they_are_until_needed() {
     let world = World::default();
     let text = tar(&[("base", "b")]);
     let (id, descriptor) = world.remote_layer(&text, "r.io/base");
-    let maker = LayerMaker::new(&world.cx()).unwrap();
+    let maker = LayerMaker::new(&world.cx());
     for spec in [CompressionSpec::GZIP, force(CompressionSpec::GZIP), ZSTD] {
         let layer = maker.ensure_blob(&id, &spec).unwrap();
         assert_eq!((layer.place, &layer.descriptor.descriptor), (Place::Remote, &descriptor), "{spec:?}");
@@ -83,7 +83,7 @@ fn layers_of_images_stay_where_they_are_until_needed() {
 fn what_comes_from_elsewhere_is_verified() {
     let world = World::default();
     let (id, descriptor) = world.remote_layer(&tar(&[("base", "b")]), "r.io/base");
-    let maker = LayerMaker::new(&world.cx()).unwrap();
+    let maker = LayerMaker::new(&world.cx());
     let layers = maker.ensure_blobs(&[id], &CompressionSpec::GZIP).unwrap();
     for (bytes, says) in
         [(gzip(b"evil"), "has not the"), (vec![0; usize::try_from(descriptor.size).unwrap()], "the blob is")]
@@ -105,7 +105,7 @@ fn a_base_layer_that_nobody_has_is_written_anew() {
     let again = tar(&[("base", "b"), ("more", "")]);
     world.layers.tars.lock().unwrap().insert(id.clone(), again.clone());
     world.remote.blobs.lock().unwrap().clear();
-    let maker = LayerMaker::new(&world.cx()).unwrap();
+    let maker = LayerMaker::new(&world.cx());
     assert!(maker.give_up_remote(&id, &PortError::new(ErrorKind::NotFound, "gone")));
     assert!(!maker.give_up_remote(&id, &PortError::new(ErrorKind::NotFound, "gone")), "only once");
     let layer = maker.ensure_blob(&id, &CompressionSpec::GZIP).unwrap();
@@ -120,7 +120,7 @@ fn a_base_layer_that_nobody_has_is_written_anew() {
 fn damage_is_found() {
     let world = World::default();
     let id = world.layer("s1", &tar(&[("a", "1")]), 7);
-    let maker = LayerMaker::new(&world.cx()).unwrap();
+    let maker = LayerMaker::new(&world.cx());
     maker.ensure_diff_id(&id).unwrap();
     world.layers.tars.lock().unwrap().insert(id.clone(), tar(&[("a", "2")]));
     let error = maker.ensure_blob(&id, &CompressionSpec::GZIP).unwrap_err();

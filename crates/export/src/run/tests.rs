@@ -229,3 +229,56 @@ fn what_the_engine_says_is_told() {
         assert_eq!(engine.log(), ["GET /info", "POST /images/load?quiet=1"]);
     }
 }
+
+#[test]
+fn an_engine_that_hangs_up_is_heard() {
+    let mut world = World::default();
+    let big = world.layer("big", &vec![7; 3 << 20], 7);
+    let images = [BuiltImage { snapshot: Snapshot { layers: vec![big] }, ..image(&world) }];
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("sock")).unwrap();
+    world.engine = EngineAccess { docker_socket: Some(dir.path().join("sock")), podman: None };
+    let answer = std::thread::spawn(move || {
+        let containerd = r#"{"DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]]}"#;
+        for (status, text) in [(200, containerd), (500, r#"{"message":"too large"}"#)] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4000]).unwrap();
+            write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{text}", text.len()).unwrap();
+        }
+    });
+    let error = export(&world.cx(), &request(&images, &["type=docker".parse().unwrap()], &[])).unwrap_err();
+    assert!(error.message.contains("(500): too large"), "{error}");
+    answer.join().unwrap();
+}
+
+#[test]
+fn podman_is_fed() {
+    let mut world = World::default();
+    let images = [image(&world)];
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("podman");
+    let script = |text: &str| {
+        crate::write_file(&program, format!("#!/bin/sh\n{text}\n").as_bytes()).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    world.engine =
+        EngineAccess { docker_socket: Some(dir.path().join("none")), podman: Some(program.clone()) };
+    // A fork of another test may still hold the script open for writing.
+    let run = |world: &World| loop {
+        let outputs = ["type=docker".parse().unwrap()];
+        match export(&world.cx(), &request(&images, &outputs, &[])) {
+            Err(error) if error.message.contains("text file busy") => std::thread::yield_now(),
+            result => return result,
+        }
+    };
+    script(&format!("echo $1 > {0}/args; cat > {0}/tar", dir.path().display()));
+    assert!(run(&world).unwrap().outputs[0].bytes > 0);
+    assert_eq!(std::fs::read_to_string(dir.path().join("args")).unwrap(), "load\n");
+    assert_eq!(names(&std::fs::read(dir.path().join("tar")).unwrap()), 9);
+    for failing in ["echo first >&2; echo no space >&2; exit 3", "cat > /dev/null; echo no space >&2; exit 3"]
+    {
+        script(failing);
+        let error = run(&world).unwrap_err();
+        assert!(error.message.contains("podman could not load the image: no space"), "{error}");
+    }
+}
