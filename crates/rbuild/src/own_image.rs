@@ -83,6 +83,6 @@ fn diff_ids(ports: &Ports, record: &ImageRecord, cancel: &CancelToken) -> Result
         stdout: None,
         engine: &engine,
     };
-    let maker = LayerMaker::new(&context)?;
+    let maker = LayerMaker::new(&context);
     record.snapshot.layers.iter().map(|layer| maker.ensure_diff_id(layer)).collect()
 }
