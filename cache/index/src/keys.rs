@@ -71,12 +71,12 @@ pub(crate) fn find(db: &Connection, query: &KeyQuery) -> Outcome<Vec<Key>> {
     if query.inputs.is_empty() {
         return Ok(key(db, &name_of(query))?.into_iter().collect());
     }
+    if let Some(input) = query.inputs.iter().position(Vec::is_empty) {
+        let message = format!("input {input} of a query has no alternatives");
+        return Err(PortError::new(ErrorKind::Internal, message).into());
+    }
     let mut common: Option<BTreeMap<i64, KeyId>> = None;
     for (input, alternatives) in query.inputs.iter().enumerate() {
-        if alternatives.is_empty() {
-            let message = format!("input {input} of a query has no alternatives");
-            return Err(PortError::new(ErrorKind::Internal, message).into());
-        }
         let mut here = BTreeMap::new();
         for alternative in alternatives {
             targets(db, query, input, alternative, &mut here)?;

@@ -129,7 +129,7 @@ impl Index {
         std::fs::symlink_metadata(self.root.layer_dir(layer)).is_ok_and(|meta| meta.ctime() >= oldest)
     }
 
-    fn carry_out(&self, facts: &Facts, plan: &Plan, report: &mut PruneReport) -> Result<()> {
+    pub(crate) fn carry_out(&self, facts: &Facts, plan: &Plan, report: &mut PruneReport) -> Result<()> {
         let reasons: BTreeMap<usize, Reason> = plan.layers.iter().copied().collect();
         let orphans = plan.layers.iter().filter(|(_, reason)| *reason == Reason::Orphan).map(|(at, _)| *at);
         let orphans: Vec<usize> = orphans.collect();
