@@ -22,4 +22,9 @@ mod walk;
 mod work;
 mod write_tar;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use store::{LayerStore, LayerStoreOptions, PinLayer};

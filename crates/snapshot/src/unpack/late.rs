@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rbuild_ports::{Result, View};
 use rbuild_tree::{Entry, Kind, RelPath};
 use rustix::fs::{self, AtFlags, FileType};
+use rustix::io::Errno;
 
 use super::{Dir, Unpacker, invalid};
 use crate::content::copy_content;
@@ -174,8 +175,12 @@ impl Unpacker<'_> {
             self.enter(&parent)?;
             let dir = self.open(&real.parent().unwrap_or_default())?;
             let old = real.file_name().unwrap_or_default();
-            fs::linkat(&dir, old, self.here()?, leaf.as_slice(), AtFlags::empty())
-                .map_err(|e| failed("link", &path, e))?;
+            match fs::linkat(&dir, old, self.here()?, leaf.as_slice(), AtFlags::empty()) {
+                Err(Errno::EXIST) => {
+                    return Err(invalid(format!("{name} is a hard link to {target}, which it replaces")));
+                }
+                other => other.map_err(|e| failed("link", &path, e))?,
+            }
         }
         Ok(())
     }

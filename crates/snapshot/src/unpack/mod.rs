@@ -4,6 +4,8 @@
 //! unpack side by side.
 
 mod late;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read};
@@ -172,6 +174,9 @@ impl<'a> Unpacker<'a> {
     }
 
     fn hardlink(&mut self, target: RelPath, path: &RelPath, name: &[u8]) -> Result<()> {
+        if target != *path && target.starts_with(path) {
+            return Err(invalid(format!("{path} is a hard link to {target}, which it replaces")));
+        }
         let there = if self.dirs.contains_key(&target.parent().unwrap_or_default()) {
             let parent = target.parent().unwrap_or_default();
             let dir =

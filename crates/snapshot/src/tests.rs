@@ -1,0 +1,352 @@
+//! The store as a whole: views against the kernel's overlay, tar round trips, steps, cache mounts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rbuild_graph::CacheSharing;
+use rbuild_ports::{CancelToken, ErrorKind, LayerId, Snapshot, Snapshots};
+use rbuild_tree::RelPath;
+
+use crate::testing::*;
+use crate::{LayerStore, LayerStoreOptions};
+
+/// The kernel's own view of a snapshot.
+fn kernel(test: &TestStore, snapshot: &Snapshot) -> String {
+    let dirs = test.store.lower_dirs(snapshot).unwrap();
+    let mut lower: Vec<String> = dirs.lower.iter().rev().cloned().collect();
+    // The kernel wants two lower directories where there is no upper one.
+    std::fs::create_dir_all(test.dir.path().join("layers/zz")).unwrap();
+    lower.push("zz".to_owned());
+    let base = dirs.base.display().to_string();
+    let script = format!(
+        r#"mkdir /tmp/rbuild-mnt-$$; trap 'rmdir /tmp/rbuild-mnt-$$' EXIT
+cd "$1"; mount -t overlay overlay -o "ro,lowerdir=$2" /tmp/rbuild-mnt-$$
+set -- /tmp/rbuild-mnt-$$; {FIND}; cd /; umount "$1""#
+    );
+    found(&in_namespace(&script, &[&base, &lower.join(":")]))
+}
+
+#[test]
+fn views_are_what_the_kernel_shows() {
+    if !root() {
+        return;
+    }
+    let test = store();
+    let snapshot = test.snapshot(&[
+        "d etc 755 @5\nf etc/a 600 1:2 @6.5 =aa\nd usr/lib\nf usr/lib/x =x\nl lib ->usr/lib @7\nd gone\nf gone/f\nd opaque 700\nf opaque/old\nf file =f\nd dir\nf dir/f\nc null 666 #1,3\np pipe 600\nd d1/d2/d3\nf d1/d2/d3/f",
+        "d etc 711 @8\nf etc/b 4755 =bb\nw gone\nd opaque\no opaque\nf opaque/new\nd file\nf file/inside\nf dir =now-a-file\nw d1/d2/d3",
+        "d gone 1777\nf gone/other\nl dir ->etc\nw etc/a\nd d1\nd d1/d2\nd d1/d2/d3\nf d1/d2/d3/g",
+    ]);
+    let view = test.view(&snapshot);
+    assert_eq!(listing(view.as_ref()), kernel(&test, &snapshot));
+    let text = test.dump(&snapshot);
+    for (line, there) in [
+        ("/etc/b f 4755", true),
+        ("/etc/a", false),
+        ("/gone/other", true),
+        ("/gone/f", false),
+        ("/opaque/new", true),
+        ("/opaque/old", false),
+        ("/file/inside", true),
+        ("/dir l", true),
+        ("/d1/d2/d3/g", true),
+        ("/d1/d2/d3/f", false),
+        ("/null c 0666 0:0 @0 1:3", true),
+    ] {
+        assert_eq!(text.contains(line), there, "{line}\n{text}");
+    }
+    let none = view.open(&RelPath::parse("lib/x").unwrap()).unwrap_err();
+    assert_eq!(none.kind, ErrorKind::NotFound, "links are not followed");
+    assert_eq!(view.open(&RelPath::parse("pipe").unwrap()).unwrap_err().kind, ErrorKind::NotFound);
+    assert!(view.children(&RelPath::parse("etc/b").unwrap()).is_err());
+}
+
+#[test]
+fn scratch_is_an_empty_directory() {
+    let test = store();
+    assert_eq!(test.dump(&Snapshot::default()), "/ d 0755 0:0 @0\n");
+    let missing = Snapshot { layers: vec!["nope".parse().unwrap()] };
+    assert_eq!(test.store.view(&missing).err().map(|e| e.kind), Some(ErrorKind::NotFound));
+    assert_eq!(test.store.lower_dirs(&missing).err().map(|e| e.kind), Some(ErrorKind::NotFound));
+    assert_eq!(test.store.prepare(&missing).err().map(|e| e.kind), Some(ErrorKind::NotFound));
+}
+
+/// One random line of a layer.
+fn any_line() -> impl Strategy<Value = String> {
+    let name = prop::sample::select(vec!["a", "b", "c"]);
+    let path = prop::collection::vec(name, 1..4).prop_map(|names| names.join("/"));
+    let kind = prop::sample::select(vec!["f", "f", "d", "d", "l", "h", "w", "o", "p", "c"]);
+    let target = prop::sample::select(vec!["a", "../b", "/c/a", "b/c", "/", "a/b/c", "loop"]);
+    let mode = prop::sample::select(vec!["644", "755", "4711", "1777", "0", "2755"]);
+    (kind, path, target, mode, 0..3u32, 0..9i64).prop_map(|(kind, path, target, mode, id, time)| match kind {
+        "l" => format!("l {path} {id}:{id} @{time} ->{target}"),
+        "h" => format!("h {path} ->{}", target.trim_start_matches(['/', '.'])),
+        "w" | "o" => format!("{kind} {path}"),
+        "c" => format!("c {path} {mode} #1,{id}"),
+        "f" => format!("f {path} {mode} {id}:{id} @{time} =content-{id}"),
+        other => format!("{other} {path} {mode} {id}:{id} @{time}"),
+    })
+}
+
+fn any_layer() -> impl Strategy<Value = String> {
+    prop::collection::vec(any_line(), 0..14).prop_map(|lines| lines.join("\n"))
+}
+
+/// Hard links to the root are refused before they are written.
+fn writable(lines: &str) -> String {
+    lines.lines().filter(|line| !line.ends_with("->")).collect::<Vec<_>>().join("\n")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 16, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_layers(layers in prop::collection::vec(any_layer(), 1..4)) {
+        if root() {
+            check_layers(&layers);
+        }
+    }
+}
+
+/// Layers that unpack show the same as the kernel, and are the same again after a tar of them was unpacked.
+fn check_layers(layers: &[String]) {
+    let test = store();
+    let mut snapshot = Snapshot::default();
+    for (index, lines) in layers.iter().enumerate() {
+        match test.unpack(&format!("r{index}"), &snapshot, &writable(lines)) {
+            Ok(layer) => {
+                assert!(test.store.matches(&layer).unwrap());
+                let again = test.unpack_tar(&format!("s{index}"), &snapshot, &test.tar(&layer.layer));
+                let again = again.unwrap_or_else(|e| panic!("{e}\n{lines}"));
+                assert_eq!((again.entries, again.bytes), (layer.entries, layer.bytes), "{lines}");
+                // The root has no entry in a tar.
+                let dump = |id| test.dump_layer(id).lines().skip(1).collect::<Vec<_>>().join("\n");
+                assert_eq!(dump(&again.layer), dump(&layer.layer), "{lines}");
+                snapshot = snapshot.with(layer.layer);
+            }
+            Err(error) => {
+                assert_eq!(error.kind, ErrorKind::Invalid, "{error}\n{lines}");
+                assert!(!test.store.present(&format!("r{index}").parse().unwrap()));
+            }
+        }
+    }
+    test.assert_clean();
+    if !snapshot.layers.is_empty() {
+        assert_eq!(listing(test.view(&snapshot).as_ref()), kernel(&test, &snapshot), "{layers:#?}");
+    }
+}
+
+const STEP: &str = r#"
+mkdir /tmp/rbuild-mnt-$$; trap 'rmdir /tmp/rbuild-mnt-$$' EXIT
+cd "$1"; mount -t overlay overlay -o "redirect_dir=off,metacopy=off,index=off,lowerdir=$2,upperdir=$3,workdir=$4" /tmp/rbuild-mnt-$$
+cd /tmp/rbuild-mnt-$$; eval "$5"; cd /
+set -- /tmp/rbuild-mnt-$$
+"#;
+
+/// Runs a script as a step would, and gives the listing before it was unmounted, and the layer.
+fn step(test: &TestStore, parent: &Snapshot, script: &str) -> rbuild_ports::Result<(String, Snapshot, u64)> {
+    let active = test.store.prepare(parent)?;
+    let dirs = active.dirs();
+    let lower: Vec<&str> = dirs.lower.iter().rev().map(String::as_str).collect();
+    let show = format!("{STEP}\n{FIND}; umount \"$1\"");
+    let path = |path: &Option<std::path::PathBuf>| path.as_ref().unwrap().display().to_string();
+    let arguments =
+        [&dirs.base.display().to_string(), &lower.join(":"), &path(&dirs.upper), &path(&dirs.work), script];
+    let listing = in_namespace(&show, &arguments);
+    let layer = active.commit()?;
+    let entries = layer.entries;
+    Ok((found(&listing), parent.with(layer.layer), entries))
+}
+
+#[test]
+fn steps_become_layers() {
+    if !root() {
+        return;
+    }
+    let test = store();
+    let base = test.snapshot(&[
+        "d . 555 3:4 @9\nd etc\nf etc/a =a\nd usr\nd usr/old\nf usr/old/f =x\nf top =t\nd keep\nf keep/k",
+    ]);
+    let script = "rm etc/a; echo b > etc/b; rm -r usr/old; mkdir usr/old; touch usr/old/new; mkdir -p fresh/sub; \
+                  mv top top2; chmod 1777 keep; ln etc/b etc/c; mknod -m 600 n c 1 5; rm -rf keep; mkdir keep";
+    let (shown, after, _) = step(&test, &base, script).unwrap();
+    let view = test.view(&after);
+    assert_eq!(listing(view.as_ref()), shown);
+    let top = after.layers.last().unwrap();
+    let layer = test.dump_layer(top);
+    // What hides nothing is not opaque, so that the layer says only what the step did.
+    assert!(layer.contains("/usr/old o\n") && layer.contains("/keep o\n"), "{layer}");
+    assert!(!layer.contains("/fresh o\n") && !layer.contains("/fresh/sub o\n"), "{layer}");
+    assert!(layer.starts_with("/ d 0555 3:4 @"), "{layer}");
+    let again = test.unpack_tar("again", &base, &test.tar(top)).unwrap();
+    let dump = |id| test.dump_layer(id).lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(dump(&again.layer), dump(top));
+    let (shown, empty, entries) = step(&test, &after, "true").unwrap();
+    assert_eq!((listing(test.view(&empty).as_ref()), entries), (shown, 0));
+    test.assert_clean();
+}
+
+#[test]
+fn a_step_cannot_leave_names_that_delete() {
+    if !root() {
+        return;
+    }
+    let test = store();
+    let base = test.snapshot(&["f keep"]);
+    let error = step(&test, &base, "touch .wh.keep").unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Invalid);
+    assert!(error.message.contains("/.wh.keep"), "{error}");
+    test.assert_clean();
+    assert_eq!(test.store.layers().unwrap(), base.layers);
+}
+
+#[test]
+fn an_abandoned_layer_leaves_nothing() {
+    let test = store();
+    let active = test.store.prepare(&Snapshot::default()).unwrap();
+    let upper = active.dirs().upper.unwrap();
+    std::fs::create_dir_all(upper.join("a/b")).unwrap();
+    drop(active);
+    assert!(!upper.exists());
+    test.assert_clean();
+}
+
+#[test]
+fn damage_is_found_and_layers_are_removed() {
+    let test = store();
+    let layer = test.unpack("x", &Snapshot::default(), "d a\nf a/f =12345\nf g").unwrap();
+    assert_eq!((layer.entries, layer.bytes), (3, 5));
+    assert!(test.store.matches(&layer).unwrap());
+    let path = test.dir.path().join("layers/x");
+    std::fs::write(path.join("a/f"), "").unwrap();
+    assert!(!test.store.matches(&layer).unwrap());
+    std::os::unix::fs::symlink(test.dir.path().join("layers"), path.join("link")).unwrap();
+    test.store.remove(&layer.layer).unwrap();
+    test.store.remove(&layer.layer).unwrap();
+    assert!(!test.store.present(&layer.layer) && !test.store.matches(&layer).unwrap());
+    assert_eq!(test.store.layers().unwrap(), Vec::<LayerId>::new());
+    test.assert_clean();
+}
+
+#[test]
+fn layers_of_an_image_unpack_side_by_side() {
+    let test = store();
+    let ids: Vec<LayerId> = (0..6).map(|i| format!("p{i}").parse().unwrap()).collect();
+    let lines = |i: usize| match i {
+        0 => "d usr 711\nd usr/lib 700 @3\nl lib ->usr/lib\nf usr/lib/zero =0".to_owned(),
+        i => format!("f lib/f{i} =x\nh usr/lib/h{i} ->lib/zero"),
+    };
+    std::thread::scope(|scope| {
+        // The lowest comes last: all others wait for it.
+        for i in (0..ids.len()).rev() {
+            let (test, ids, tar) = (&test, &ids, tar(&lines(i)));
+            scope.spawn(move || {
+                if i == 0 {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                test.store.unpack(&ids[i], &ids[..i], &mut &*tar, &CancelToken::new()).unwrap();
+            });
+        }
+    });
+    let text = test.dump(&Snapshot { layers: ids });
+    assert!(text.contains("/lib l 0777"), "{text}");
+    assert!(text.contains("/usr/lib d 0700 0:0 @3\n/usr/lib/f1 f"), "{text}");
+    assert!(text.contains("/usr/lib/h5 f 0644 0:0 @0 1 =0"), "{text}");
+    test.assert_clean();
+}
+
+#[test]
+fn the_same_layer_twice_is_unpacked_once() {
+    let test = store();
+    let tar = tar("f a =1\nf b =2");
+    let layers: Vec<_> = std::thread::scope(|scope| {
+        let run = || test.unpack_tar("same", &Snapshot::default(), &tar).unwrap();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(run)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(layers.windows(2).all(|pair| pair[0] == pair[1]));
+    // Another process may have the store open too.
+    let other = LayerStore::open(test.dir.path(), options(&test.dir)).unwrap();
+    assert!(other.present(&layers[0].layer));
+    test.assert_clean();
+}
+
+#[test]
+fn pinned_before_visible() {
+    let dir = tempfile::tempdir().unwrap();
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (log, layers) = (seen.clone(), dir.path().join("layers"));
+    let pin: crate::PinLayer = Arc::new(move |layer| {
+        log.lock().unwrap().push((layer.clone(), layers.join(layer.as_str()).exists()));
+        Ok(())
+    });
+    let options = LayerStoreOptions { pin, ..options(&dir) };
+    let store = LayerStore::open(dir.path(), options).unwrap();
+    let layer = store.prepare(&Snapshot::default()).unwrap().commit().unwrap();
+    assert_eq!(*seen.lock().unwrap(), [(layer.layer.clone(), false)]);
+    assert!(store.present(&layer.layer));
+}
+
+#[test]
+fn cache_mounts_are_shared_private_or_locked() {
+    let test = store();
+    let init = test.snapshot(&["d . 700 5:6 @1\nd d 711\nf d/f =x"]);
+    let cancel = CancelToken::new();
+    let open = |sharing| test.store.cache_mount("a/../b", sharing, Some(&init), &cancel).unwrap();
+    let one = open(CacheSharing::Shared);
+    if rustix::process::geteuid().is_root() {
+        let root =
+            crate::sys::open_at(rustix::fs::CWD, one.path().as_os_str().as_encoded_bytes(), crate::sys::DIR);
+        assert_eq!(
+            dump_dir(root.unwrap(), false),
+            "/ d 0700 5:6 @1\n/d d 0711 0:0 @0\n/d/f f 0644 0:0 @0 1 =x\n"
+        );
+    }
+    std::fs::write(one.path().join("d/f"), "changed").unwrap();
+    let two = open(CacheSharing::Shared);
+    assert_eq!(std::fs::read_to_string(two.path().join("d/f")).unwrap(), "changed");
+    let private = open(CacheSharing::Private);
+    assert_ne!(private.path(), one.path());
+    let listed = test.store.cache_mounts().unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].id.as_str(), listed[0].bytes, listed[0].in_use), ("a/../b", 8, true));
+    assert!(!test.store.remove_cache_mount("a/../b").unwrap());
+    std::thread::scope(|scope| {
+        let locked = scope.spawn(|| drop(open(CacheSharing::Locked)));
+        std::thread::sleep(Duration::from_millis(120));
+        assert!(!locked.is_finished());
+        drop((one, two));
+        locked.join().unwrap();
+    });
+    let held = open(CacheSharing::Locked);
+    let stop = CancelToken::new();
+    stop.cancel();
+    let waiting = test.store.cache_mount("a/../b", CacheSharing::Locked, None, &stop);
+    assert_eq!(waiting.err().map(|e| e.kind), Some(ErrorKind::Cancelled));
+    drop((held, private));
+    assert!(test.store.remove_cache_mount("a/../b").unwrap());
+    assert!(test.store.remove_cache_mount("never").unwrap());
+    assert_eq!(test.store.cache_mounts().unwrap(), vec![]);
+    let again = test.store.cache_mount("a/../b", CacheSharing::Private, None, &cancel).unwrap();
+    assert_eq!(std::fs::read_dir(again.path()).unwrap().count(), 0);
+    test.assert_clean();
+}
+
+#[test]
+fn digests_are_computed_for_many() {
+    let test = store();
+    let lines: Vec<String> =
+        (0..200).map(|i| format!("f f{i} =hello")).chain(["l l ->x".to_owned()]).collect();
+    let view = test.view(&test.snapshot(&[&lines.join("\n")]));
+    let paths: Vec<RelPath> =
+        view.children(&RelPath::root()).unwrap().iter().map(|n| RelPath::parse(n).unwrap()).collect();
+    let all = view.entry_digests(&paths).unwrap();
+    let one: Vec<_> = paths.iter().map(|path| view.entry_digest(path).unwrap()).collect();
+    assert_eq!(all, one);
+    assert!(view.entry_digest(&RelPath::parse("nope").unwrap()).is_err());
+    // The vector of BuildKit's contenthash for a regular file with `data0`.
+    let view = test.view(&test.snapshot(&["f data =data0"]));
+    let digest = view.entry_digest(&RelPath::parse("data").unwrap()).unwrap();
+    assert_eq!(digest.to_string(), "sha256:cd8e75bca50f2d695f220d0cb0997d8ead387e4f926e8669a92d7f104cc9885b");
+}
