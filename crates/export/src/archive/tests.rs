@@ -1,3 +1,5 @@
+//! Archives and layouts, read back: every descriptor leads to its blob.
+
 use super::*;
 use crate::testing::{World, tar};
 use crate::{BuiltImage, ExportRequest, Exported, OutputSpec};

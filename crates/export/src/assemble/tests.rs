@@ -1,3 +1,5 @@
+//! Documents against those that BuildKit wrote, and the rules of history and times.
+
 use super::*;
 
 /// Config, manifest and layout index that BuildKit wrote, by project.

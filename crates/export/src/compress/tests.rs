@@ -1,3 +1,5 @@
+//! The same bytes on any number of threads, and failures that leave nothing and hang nobody.
+
 use super::*;
 use crate::testing::Blobs;
 use std::io::Read;

@@ -1,3 +1,5 @@
+//! What is reused, what is made, what is fetched, and how damage is found.
+
 use super::*;
 use crate::testing::{World, gzip, tar};
 use rbuild_ports::CacheIndex;

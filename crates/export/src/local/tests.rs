@@ -1,3 +1,5 @@
+//! Directories: new, merged, replaced; nothing outside is touched.
+
 use super::*;
 use crate::testing::World;
 use crate::{BuiltImage, Dest, ExportRequest, OutputSpec, TarOutput};

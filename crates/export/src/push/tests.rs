@@ -1,3 +1,5 @@
+//! Pushes to a registry in memory that refuses a manifest before its blobs.
+
 use super::*;
 use crate::testing::{World, tar};
 use crate::{BuiltImage, ExportContext, ExportRequest, Exported, OutputSpec};

@@ -1,3 +1,5 @@
+//! All outputs together, the own store, and engines played by small servers.
+
 use super::*;
 use crate::testing::{World, tar};
 use crate::{BuiltImage, EngineAccess, iidfile};

@@ -1,3 +1,5 @@
+//! Outputs as people write them, as one line each.
+
 use super::*;
 use crate::OutputSpec;
 
