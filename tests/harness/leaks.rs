@@ -57,9 +57,9 @@ fn processes(prefix: &str) -> Vec<String> {
         if pid == own {
             continue;
         }
-        let inside = ["cwd", "root"]
-            .iter()
-            .any(|link| fs::read_link(path.join(link)).is_ok_and(|to| to.to_string_lossy().starts_with(prefix)));
+        let inside = ["cwd", "root"].iter().any(|link| {
+            fs::read_link(path.join(link)).is_ok_and(|to| to.to_string_lossy().starts_with(prefix))
+        });
         let elsewhere = fs::read_link(path.join("ns/mnt")).ok() != own_mounts;
         let mounted =
             elsewhere && fs::read_to_string(path.join("mountinfo")).is_ok_and(|text| text.contains(prefix));

@@ -59,7 +59,8 @@ impl Space {
     /// When it cannot be written.
     pub fn write(&self, name: &str, text: &str) {
         let path = self.context().join(name);
-        fs::create_dir_all(path.parent().expect("it lies in the context")).expect("a directory of the context");
+        fs::create_dir_all(path.parent().expect("it lies in the context"))
+            .expect("a directory of the context");
         fs::write(&path, text).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
     }
 

@@ -124,6 +124,46 @@ fn errors_name_host_image_and_cause() {
 }
 
 #[test]
+fn a_tag_that_is_almost_right_is_named() {
+    let server = TestRegistry::start();
+    server.put_image("a/b", "3.20-alpine", "amd64", &[]);
+    let error = client().fetch_manifest(&reference(&server, "a/b:3.20-alpin"), &go()).unwrap_err();
+    assert_eq!(error.help.unwrap(), "did you mean the tag \"3.20-alpine\"?");
+    let error = client().resolve(&reference(&server, "a/b:something-else"), &go()).unwrap_err();
+    assert!(error.help.unwrap().contains("check the spelling"));
+}
+
+#[test]
+fn proxies_are_used_but_not_for_this_machine() {
+    let proxy = TestRegistry::start();
+    let image = proxy.put_image("a/b", "v1", "amd64", &[]);
+    let mut options = options();
+    options.proxy.http = Some(format!("http://user:hunter2@{}", proxy.host()));
+    options.proxy.no_proxy = Some("direct.test".to_owned());
+    for host in ["registry.test", "direct.test"] {
+        options
+            .hosts
+            .insert(host.to_owned(), HostOptions { plain_http: Some(true), ..HostOptions::default() });
+    }
+    options.limits.attempts = 1;
+    let client = Registry::new(options.clone());
+    let resolved = client.resolve(&"registry.test/a/b:v1".parse().unwrap(), &go()).unwrap();
+    assert_eq!(resolved.digest, image.manifest);
+    assert_eq!(proxy.requests()[0].header("host"), "registry.test");
+    assert!(proxy.requests()[0].header("proxy-authorization").starts_with("Basic "));
+    proxy.clear_log();
+    let error = client.resolve(&"direct.test/a/b:v1".parse().unwrap(), &go()).unwrap_err();
+    assert!(error.to_string().contains("direct.test has no address"), "{error}");
+    let server = TestRegistry::start();
+    server.put_image("a/b", "v1", "amd64", &[]);
+    client.resolve(&reference(&server, "a/b:v1"), &go()).unwrap();
+    assert!(proxy.requests().is_empty());
+    options.proxy.http = Some("http://user:hunter2@[broken".to_owned());
+    let error = Registry::new(options).resolve(&reference(&server, "a/b:v1"), &go()).unwrap_err();
+    assert!(!format!("{error:?}").contains("hunter2"));
+}
+
+#[test]
 fn statuses_are_retried_or_not() {
     for (status, times, works) in
         [(503, 3, true), (503, 4, false), (429, 3, true), (500, 1, true), (403, 1, false)]
@@ -449,6 +489,12 @@ fn mirrors_come_first_and_may_fail() {
     assert_eq!(mirror.requests()[0].query, format!("ns={}", server.host().replace(':', "%3A")));
     let other = mirror.put_image("hub/a/b", "v1", "arm64", &[]);
     assert_eq!(client.resolve(&reference(&server, "a/b:v1"), &go()).unwrap().digest, other.manifest);
+    let layer = mirror.put_blob("hub/a/b", pattern(3000));
+    mirror.fail("GET", "blobs", 1, Fault::Truncate(10));
+    let mut stream = client.fetch_blob(&repository(&server, "a/b"), &descriptor(layer, 3000), &go()).unwrap();
+    let mut content = Vec::new();
+    stream.read_to_end(&mut content).unwrap();
+    assert_eq!(content, pattern(3000), "a broken transfer goes on at the mirror");
     mirror.fail("HEAD", "", 9, Fault::Status(503, vec![], String::new()));
     assert_eq!(client.resolve(&reference(&server, "a/b:v1"), &go()).unwrap().digest, image.manifest);
 }

@@ -26,6 +26,8 @@ pub(super) fn answer(shared: &Shared, request: &Request, body: Vec<u8>, fault: O
     let mut state = shared.lock();
     if let Some((repository, name)) = part("/manifests/") {
         manifest(&mut state, request, body, &repository, &name)
+    } else if let Some((repository, _)) = part("/tags/list") {
+        tags(&state, &repository)
     } else if let Some((repository, upload)) = part("/blobs/uploads/") {
         self::upload(&mut state, request, body, &repository, &upload)
     } else if let Some((repository, digest)) = part("/blobs/") {
@@ -109,6 +111,19 @@ fn manifest(state: &mut State, request: &Request, body: Vec<u8>, repository: &st
         .header("Docker-Content-Digest", Digest::of(bytes.as_slice()));
     reply.body = Body::Stored(bytes.clone(), 0);
     reply
+}
+
+fn tags(state: &State, repository: &str) -> Reply {
+    let tags: Vec<String> = state
+        .manifests
+        .keys()
+        .filter(|(at, name)| at == repository && !name.contains(':'))
+        .map(|(_, tag)| format!("{tag:?}"))
+        .collect();
+    if tags.is_empty() {
+        return Reply::error(404, "NAME_UNKNOWN");
+    }
+    Reply::new(200).body(format!(r#"{{"name":"{repository}","tags":[{}]}}"#, tags.join(",")))
 }
 
 fn blob(state: &State, request: &Request, repository: &str, digest: &str, fault: Option<&Fault>) -> Reply {

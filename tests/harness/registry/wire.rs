@@ -172,6 +172,9 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<(Request, Vec<u8
     let mut parts = line.split(' ');
     let method = parts.next().unwrap_or_default().to_owned();
     let target = parts.next().unwrap_or_default();
+    // As a proxy is asked: with the host.
+    let absolute = target.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
+    let target = absolute.unwrap_or(target);
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let mut request =
         Request { method, path: path.to_owned(), query: query.to_owned(), ..Request::default() };

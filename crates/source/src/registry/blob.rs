@@ -10,7 +10,6 @@ use reqwest::{Method, Url};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Repository;
-use super::auth::Scope;
 use super::endpoint::Endpoint;
 use super::failure::{Failure, Problem};
 use super::runtime::until;
@@ -116,7 +115,8 @@ impl Download {
         let (path, digest) = (&self.repository.path, &self.blob.digest);
         let make =
             |endpoint: &Endpoint| Call::new(Method::GET, endpoint.url(&format!("{path}/blobs/{digest}")));
-        let outcome = self.transport.pull(&self.repository.domain, path, &self.doing, make).await;
+        let attempts = self.transport.options().limits.attempts;
+        let outcome = self.transport.pull(&self.repository.domain, path, &self.doing, attempts, make).await;
         let answer = match outcome {
             Err(failure) if failure.status() == Some(404) && !self.blob.urls.is_empty() => {
                 self.foreign(failure).await
@@ -249,9 +249,10 @@ impl Download {
 
     async fn ask(&self, change: impl Fn(Call) -> Call) -> std::result::Result<Answer, Failure> {
         let (path, digest) = (&self.repository.path, &self.blob.digest);
-        let endpoint = self.transport.main_endpoint(&self.repository.domain)?;
-        let call = change(Call::new(Method::GET, endpoint.url(&format!("{path}/blobs/{digest}"))));
-        self.transport.authorized(&endpoint, &Scope::pull(path), &call).await
+        let make = |endpoint: &Endpoint| {
+            change(Call::new(Method::GET, endpoint.url(&format!("{path}/blobs/{digest}"))))
+        };
+        self.transport.pull(&self.repository.domain, path, &self.doing, 1, make).await
     }
 
     fn check_length(&self, answer: &Answer, expected: u64) -> Result<()> {

@@ -8,6 +8,7 @@ mod challenge;
 mod credentials;
 mod endpoint;
 mod failure;
+mod manifest;
 mod options;
 mod push;
 mod realm;
@@ -20,7 +21,6 @@ use std::sync::Arc;
 use rbuild_digest::Digest;
 use rbuild_oci::{Descriptor, Reference};
 use rbuild_ports::{CancelToken, ErrorKind, PortError, Result};
-use reqwest::Method;
 
 pub use blob::{BlobStream, into_port_error};
 pub use credentials::DockerConfig;
@@ -34,17 +34,10 @@ pub(crate) use failure::{Failure, Problem};
 pub(crate) use runtime::until;
 pub(crate) use transport::{Answer, Call, Transport};
 
-use auth::Scope;
-
 /// The largest manifest or index that is read.
 pub const MAX_MANIFEST: u64 = 4 << 20;
 /// The largest image config that is read.
 pub const MAX_CONFIG: u64 = 8 << 20;
-
-const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
-    application/vnd.docker.distribution.manifest.list.v2+json, \
-    application/vnd.oci.image.manifest.v1+json, \
-    application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1";
 
 /// A repository of a registry.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -252,94 +245,4 @@ impl Registry {
             async move { push::put_manifest(&transport, &reference, &media_type, bytes).await },
         )
     }
-}
-
-impl Transport {
-    async fn resolve(self: &Arc<Self>, reference: &Reference) -> Result<Resolved> {
-        let doing = format!("resolving {reference}");
-        let response = self
-            .pull(&reference.domain, &reference.path, &doing, |endpoint| {
-                manifest_call(Method::HEAD, endpoint, reference)
-            })
-            .await
-            .map_err(|failure| failure.for_manifest(reference))?;
-        let media_type = response.header("content-type").unwrap_or_default().to_owned();
-        let size = response.header("content-length").and_then(|n| n.parse().ok());
-        let announced = response.header("docker-content-digest").and_then(|d| d.parse::<Digest>().ok());
-        match (announced, reference.digest) {
-            (Some(found), Some(wanted)) if found != wanted => {
-                Err(failure::wrong_digest(&reference.domain, &reference.to_string(), found))
-            }
-            (Some(digest), _) => Ok(Resolved { digest, media_type, size }),
-            // An old or a simple registry: only the content tells.
-            (None, _) => {
-                let document = self.manifest(reference).await?;
-                let size = Some(document.bytes.len() as u64);
-                Ok(Resolved { digest: document.digest, media_type: document.media_type, size })
-            }
-        }
-    }
-
-    async fn manifest(self: &Arc<Self>, reference: &Reference) -> Result<RawDocument> {
-        let doing = format!("fetching the manifest of {reference}");
-        let mut last = None;
-        // A document with another digest than announced is asked for once more: caches in between do that.
-        for _ in 0..2 {
-            let mut response = self
-                .pull(&reference.domain, &reference.path, &doing, |endpoint| {
-                    manifest_call(Method::GET, endpoint, reference)
-                })
-                .await
-                .map_err(|failure| failure.for_manifest(reference))?;
-            let media_type = response.header("content-type").unwrap_or_default().to_owned();
-            let announced = response.header("docker-content-digest").and_then(|d| d.parse::<Digest>().ok());
-            let bytes = match response.bytes(MAX_MANIFEST).await {
-                Ok(bytes) => bytes,
-                Err(failure) if failure.retryable() => {
-                    last = Some(failure.into_error(&doing));
-                    continue;
-                }
-                Err(failure) => return Err(failure.into_error(&doing)),
-            };
-            let digest = Digest::of(&bytes);
-            if reference.digest.or(announced).is_none_or(|wanted| wanted == digest) {
-                return Ok(RawDocument { digest, media_type, bytes });
-            }
-            last = Some(failure::wrong_digest(&reference.domain, &reference.to_string(), digest));
-        }
-        Err(last.unwrap_or_else(|| PortError::new(ErrorKind::Internal, "no attempt was made")))
-    }
-
-    /// A request for reading: mirrors first, with retries.
-    pub(crate) async fn pull(
-        self: &Arc<Self>,
-        domain: &str,
-        repository: &str,
-        doing: &str,
-        call: impl Fn(&Endpoint) -> Call,
-    ) -> std::result::Result<Answer, Failure> {
-        let scope = Scope::pull(repository);
-        let endpoints = self.endpoints(domain).map_err(|failure| failure.while_doing(doing))?;
-        let mut last = None;
-        for (n, endpoint) in endpoints.iter().enumerate() {
-            // A mirror gets one chance: behind it is the registry itself.
-            let attempts = if n + 1 == endpoints.len() { self.options().limits.attempts } else { 1 };
-            match self.with_retries(endpoint, &scope, attempts, || call(endpoint)).await {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => last = Some(failure.while_doing(doing)),
-            }
-        }
-        Err(last
-            .unwrap_or_else(|| Failure::new(domain, Problem::Protocol("there is no endpoint".to_owned()))))
-    }
-}
-
-fn manifest_call(method: Method, endpoint: &Endpoint, reference: &Reference) -> Call {
-    let target = match (&reference.digest, &reference.tag) {
-        (Some(digest), _) => digest.to_string(),
-        (None, Some(tag)) => tag.clone(),
-        (None, None) => "latest".to_owned(),
-    };
-    Call::new(method, endpoint.url(&format!("{}/manifests/{target}", reference.path)))
-        .header("accept", ACCEPT)
 }

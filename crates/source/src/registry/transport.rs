@@ -193,6 +193,30 @@ impl Transport {
             .ok_or_else(|| Failure::new(domain, Problem::Protocol("there is no endpoint".to_owned())))
     }
 
+    /// A request for reading: mirrors first, and at most `attempts` at the registry itself.
+    pub(crate) async fn pull(
+        &self,
+        domain: &str,
+        repository: &str,
+        doing: &str,
+        attempts: u32,
+        call: impl Fn(&Endpoint) -> Call,
+    ) -> std::result::Result<Answer, Failure> {
+        let scope = Scope::pull(repository);
+        let endpoints = self.endpoints(domain).map_err(|failure| failure.while_doing(doing))?;
+        let mut last = None;
+        for (n, endpoint) in endpoints.iter().enumerate() {
+            // A mirror gets one chance: behind it is the registry itself.
+            let attempts = if n + 1 == endpoints.len() { attempts } else { 1 };
+            match self.with_retries(endpoint, &scope, attempts, || call(endpoint)).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => last = Some(failure.while_doing(doing)),
+            }
+        }
+        Err(last
+            .unwrap_or_else(|| Failure::new(domain, Problem::Protocol("there is no endpoint".to_owned()))))
+    }
+
     /// Sends `make()` until it is answered, at most `attempts` times.
     pub(crate) async fn with_retries(
         &self,
