@@ -30,8 +30,8 @@ pub struct OpenReport {
     pub damaged: Option<PathBuf>,
 }
 
-/// The index of a store. It protects from garbage collection what it returned, as long as its [`Root`] is open; a
-/// process that lives long opens both anew for every build.
+/// The index of a store. It protects from garbage collection what it returned, until its [`Root`] is dropped or told
+/// to release it.
 pub struct Index {
     pub(crate) db: Db,
     pub(crate) root: Arc<Root>,
@@ -64,6 +64,16 @@ impl Index {
     #[must_use]
     pub fn damaged(&self) -> Vec<PathBuf> {
         self.db.moved()
+    }
+
+    /// Gives back what this process protects from garbage collection. For a process that lives long, at a moment when no
+    /// build and no export is running in it.
+    ///
+    /// # Errors
+    /// If the store cannot be written; then everything stays protected.
+    pub fn release_pins(&self) -> Result<()> {
+        self.sound().clear();
+        self.root.release_pins()
     }
 
     /// Runs `op`; when it finds the database damaged, replaces that and runs it again: a miss, not an error.

@@ -81,13 +81,17 @@ impl Index {
                 self.settle(&stored)?;
                 continue;
             }
+            let absent = !self.snapshots.present(layer);
+            if absent {
+                self.adopt(&stored)?;
+            }
             let pins = blobs.iter().map(|blob| Pin::Blob(blob.descriptor.digest));
             self.root.pin(&shared, pins.chain([Pin::Layer(layer.clone())]))?;
             if matches!(condition, Condition::Sound) {
                 self.sound().insert(layer.clone());
             }
             let Stored { layer: mut counts, diff_id, created, .. } = stored;
-            if !self.snapshots.present(layer) {
+            if absent {
                 (counts.entries, counts.bytes) = (0, 0);
             }
             return Ok(Some(LayerRow { layer: counts, diff_id, blobs, remotes, created }));
@@ -97,9 +101,8 @@ impl Index {
     pub(crate) fn join_layer(&self, new: &LayerRow) -> Outcome<()> {
         let id = &new.layer.layer;
         self.root.pin_layer(id)?;
-        if let Condition::Doubtful(stored) = self.db.read(|db| self.condition(db, id))? {
-            self.settle(&stored)?;
-        }
+        // Asking settles a doubtful one, and takes an absent one over into this boot.
+        self.find_layer(id)?;
         if !new.blobs.is_empty() {
             let shared = self.root.shared()?;
             self.root.pin(&shared, new.blobs.iter().map(|blob| Pin::Blob(blob.descriptor.digest)))?;
@@ -119,6 +122,20 @@ impl Index {
             tx.prepare_cached("UPDATE layers SET created = min(created, ?) WHERE id = ?")?
                 .execute(params![new.created.0, row])?;
             Ok(())
+        })
+    }
+
+    /// Takes the row of a layer that is not on the disk over into this boot: whoever unpacks it asked for its row before,
+    /// and what appears from now on is not what an earlier boot left.
+    fn adopt(&self, stored: &Stored) -> Outcome<()> {
+        if stored.boot_name == self.root.boot().as_str() {
+            return Ok(());
+        }
+        self.db.write(|tx| {
+            let id = &stored.layer.layer;
+            let Some(now) = fetch(tx, id)?.filter(|now| now == stored) else { return Ok(()) };
+            let empty = CommittedLayer { layer: id.clone(), entries: 0, bytes: 0 };
+            self.write_layer(tx, now.row, &empty, now.diff_id)
         })
     }
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rbuild_digest::Digest;
 use rbuild_ports::{BlobStore, ErrorKind, LayerId, Result};
@@ -14,7 +14,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 
 use crate::facts::{Facts, Stack};
 use crate::fault::Outcome;
-use crate::format::digest;
+use crate::format::{count, digest};
 use crate::index::in_use;
 use crate::plan::{Plan, PruneOptions, Reason, Unit, plan};
 use crate::usage::{self, UsageKind, UsageRow};
@@ -71,7 +71,11 @@ impl Index {
         let mut report = PruneReport::default();
         if !options.dry_run {
             self.remove_retired()?;
-            self.sweep_layers(&mut report)?;
+            let mut pins = self.root.pins();
+            pins.refresh()?;
+            if let Some(oldest) = pins.oldest() {
+                self.sweep_layers(oldest, &mut report)?;
+            }
         }
         let facts = self.heal(|| self.facts())?;
         let plan = plan(&facts, options);
@@ -85,8 +89,9 @@ impl Index {
         Ok(report)
     }
 
-    /// Takes layer directories away that no row knows and no live process pinned or made.
-    fn sweep_layers(&self, report: &mut PruneReport) -> Result<()> {
+    /// Takes layer directories away that no row knows, that no live process pinned, and that are older than `limit`: when
+    /// the oldest live process opened the store.
+    pub(crate) fn sweep_layers(&self, limit: SystemTime, report: &mut PruneReport) -> Result<()> {
         let retired = self.heal(|| {
             let alone = self.root.exclusive(PATIENCE)?.ok_or_else(in_use)?;
             let mut pins = self.root.pins();
@@ -95,7 +100,7 @@ impl Index {
             let mut retired = vec![];
             for layer in self.root.layer_dirs()? {
                 let unknown = !known.contains(layer.as_str()) && !pins.contains(&Pin::Layer(layer.clone()));
-                if unknown && !Root::is_retired(&layer) && !self.is_young(&layer, &pins) {
+                if unknown && !Root::is_retired(&layer) && self.is_older(&layer, limit) {
                     let to = self.root.retire_layer(&alone, &layer)?;
                     retired.extend(to.map(|to| (layer.clone(), to)));
                 }
@@ -120,13 +125,9 @@ impl Index {
         Ok(())
     }
 
-    /// Whether a directory came into being while a process that lives had the store open.
-    fn is_young(&self, layer: &LayerId, pins: &Pins) -> bool {
-        let Some(oldest) = pins.oldest().and_then(|oldest| oldest.duration_since(UNIX_EPOCH).ok()) else {
-            return false;
-        };
-        let oldest = i64::try_from(oldest.as_secs()).unwrap_or(i64::MAX);
-        std::fs::symlink_metadata(self.root.layer_dir(layer)).is_ok_and(|meta| meta.ctime() >= oldest)
+    fn is_older(&self, layer: &LayerId, limit: SystemTime) -> bool {
+        let limit = limit.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        std::fs::symlink_metadata(self.root.layer_dir(layer)).is_ok_and(|meta| count(meta.ctime()) < limit)
     }
 
     pub(crate) fn carry_out(&self, facts: &Facts, plan: &Plan, report: &mut PruneReport) -> Result<()> {
@@ -134,14 +135,14 @@ impl Index {
         let orphans = plan.layers.iter().filter(|(_, reason)| *reason == Reason::Orphan).map(|(at, _)| *at);
         let orphans: Vec<usize> = orphans.collect();
         let rows = usage::layer_rows(facts);
-        let mut batches: Vec<(&[(Unit, Reason)], &[usize])> =
-            orphans.chunks(BATCH).map(|it| (&[][..], it)).collect();
-        batches.extend(plan.units.chunks(BATCH).map(|it| (it, &[][..])));
-        for (units, orphans) in batches {
-            let done = match self.heal(|| self.batch(facts, units, orphans)) {
+        let mut batches: Vec<Batch<'_>> =
+            orphans.chunks(BATCH).map(|orphans| Batch { units: &[], orphans }).collect();
+        batches.extend(plan.units.chunks(BATCH).map(|units| Batch { units, orphans: &[] }));
+        for batch in &batches {
+            let done = match self.heal(|| self.remove_batch(facts, batch)) {
                 Err(error) if error.kind == ErrorKind::NoSpace => {
                     self.root.release_reserve()?;
-                    self.heal(|| self.batch(facts, units, orphans))?
+                    self.heal(|| self.remove_batch(facts, batch))?
                 }
                 other => other?,
             };
@@ -154,7 +155,7 @@ impl Index {
                     report.add(row.clone(), reasons.get(at).copied().unwrap_or(Reason::Requested));
                 }
             }
-            for (unit, reason) in units {
+            for (unit, reason) in batch.units {
                 let row = match *unit {
                     Unit::Blob(at) if done.blobs.contains(&at) => usage::blob_row(facts, at),
                     Unit::Mount(at) => self.remove_mount(facts, at)?,
@@ -174,7 +175,7 @@ impl Index {
     }
 
     /// Removes some units, alone in the store: rows, then what they named.
-    fn batch(&self, facts: &Facts, units: &[(Unit, Reason)], orphans: &[usize]) -> Outcome<Done> {
+    fn remove_batch(&self, facts: &Facts, batch: &Batch<'_>) -> Outcome<Done> {
         let alone = self.root.exclusive(PATIENCE)?.ok_or_else(in_use)?;
         let mut pins = self.root.pins();
         pins.refresh()?;
@@ -182,7 +183,7 @@ impl Index {
         let mut freed: HashSet<Digest> = HashSet::new();
         let gone = self.db.write(|tx| {
             let mut gone: Vec<usize> = vec![];
-            for (unit, reason) in units {
+            for (unit, reason) in batch.units {
                 match *unit {
                     Unit::Stack(at) => {
                         let Some(stack) = facts.stacks.get(at) else { continue };
@@ -193,7 +194,7 @@ impl Index {
                     Unit::Mount(_) => {}
                 }
             }
-            gone.extend(orphans);
+            gone.extend(batch.orphans);
             gone.sort_unstable();
             gone.dedup();
             let mut deleted = vec![];
@@ -302,6 +303,13 @@ impl Index {
             self.db.maintain("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
         })
     }
+}
+
+/// What is removed at once.
+struct Batch<'a> {
+    units: &'a [(Unit, Reason)],
+    /// Layers that nothing refers to.
+    orphans: &'a [usize],
 }
 
 /// What a batch did.

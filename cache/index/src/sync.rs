@@ -56,7 +56,7 @@ impl Index {
         })?;
         marks.synced()?;
         self.remove_retired()?;
-        self.heal(|| self.db.maintain("PRAGMA wal_checkpoint(PASSIVE)"))
+        self.heal(|| self.db.maintain("PRAGMA wal_checkpoint(TRUNCATE)"))
     }
 
     /// The first time in a boot, and with a new database: layers that no row knows may be anything.

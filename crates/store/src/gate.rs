@@ -69,10 +69,16 @@ impl Gate {
         }
     }
 
-    /// Holds the gate shared until this gate is dropped: for a process that cannot write down what it uses.
+    /// Holds the gate shared until it is released or this gate is dropped: for a process that cannot write down what
+    /// it uses.
     pub(crate) fn hold(&self) -> Result<()> {
         std::mem::forget(self.shared()?);
         Ok(())
+    }
+
+    /// Ends one [`Gate::hold`].
+    pub(crate) fn release(&self) {
+        drop(Shared { gate: self });
     }
 }
 
@@ -127,6 +133,10 @@ mod tests {
         assert!(alone.is_some());
         assert!(gate.exclusive(Duration::ZERO).unwrap().is_none());
         drop(alone);
+        gate.hold().unwrap();
+        assert!(other.exclusive(Duration::ZERO).unwrap().is_none());
+        gate.release();
+        assert!(other.exclusive(Duration::ZERO).unwrap().is_some());
         gate.hold().unwrap();
         assert!(other.exclusive(Duration::ZERO).unwrap().is_none());
         drop(gate);

@@ -13,6 +13,9 @@ mod scratch;
 mod unsynced;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use blobs::{BlobInfo, Store};
 pub use boot::BootId;
 pub use gate::{Exclusive, Shared};

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rbuild_ports::{ErrorKind, LayerId, PortError, Result};
@@ -27,13 +27,15 @@ const RESERVE: u64 = 4 << 20;
 /// File systems on which several processes cannot share a database: NFS, SMB, CIFS, SMB2.
 const REMOTE: [u32; 4] = [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42];
 
-/// An open store directory. While it lives, what this process has pinned is safe from garbage collection; a
-/// process that lives long opens it anew for every build.
+/// An open store directory. While it lives, what this process has pinned is safe from garbage collection; one that
+/// lives long calls [`Root::release_pins`] between builds.
 pub struct Root {
     path: PathBuf,
     boot: BootId,
     gate: Gate,
-    lease: Option<Lease>,
+    lease: RwLock<Option<Lease>>,
+    /// How often the whole gate was held because a pin could not be written.
+    holds: Mutex<usize>,
     scratch: Mutex<Option<Arc<Scratch>>>,
 }
 
@@ -54,15 +56,22 @@ impl Root {
         Scratch::sweep(&path.join("tmp"), &|dead| std::fs::remove_dir_all(dead))?;
         reserve(&path.join("reserve"));
         let gate = Gate::open(path.join("gc.lock"))?;
-        let lease = match Lease::create(&leases) {
-            Ok(lease) => Some(lease),
+        let (lease, holds) = match Lease::create(&leases) {
+            Ok(lease) => (Some(lease), 0),
             Err(error) if error.kind == ErrorKind::NoSpace => {
                 gate.hold()?;
-                None
+                (None, 1)
             }
             Err(error) => return Err(error),
         };
-        Ok(Arc::new(Self { path, boot, gate, lease, scratch: Mutex::new(None) }))
+        Ok(Arc::new(Self {
+            path,
+            boot,
+            gate,
+            lease: RwLock::new(lease),
+            holds: Mutex::new(holds),
+            scratch: Mutex::new(None),
+        }))
     }
 
     /// Its directory.
@@ -100,11 +109,13 @@ impl Root {
     /// # Errors
     /// If the lease cannot be written.
     pub fn pin(&self, _shared: &Shared<'_>, pins: impl IntoIterator<Item = Pin>) -> Result<()> {
-        let Some(lease) = &self.lease else { return Ok(()) };
+        let lease = self.lease.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(lease) = &*lease else { return Ok(()) };
         let pins: Vec<Pin> = pins.into_iter().collect();
         match lease.pin(pins.iter().cloned()) {
             Err(error) if error.kind == ErrorKind::NoSpace => {
                 self.gate.hold()?;
+                *self.holds.lock().unwrap_or_else(PoisonError::into_inner) += 1;
                 lease.remember(pins);
                 Ok(())
             }
@@ -127,7 +138,22 @@ impl Root {
     /// Whether this process has pinned it.
     #[must_use]
     pub fn pinned(&self, pin: &Pin) -> bool {
-        self.lease.as_ref().is_some_and(|lease| lease.holds(pin))
+        let lease = self.lease.read().unwrap_or_else(PoisonError::into_inner);
+        lease.as_ref().is_some_and(|lease| lease.holds(pin))
+    }
+
+    /// Gives back all that this process has pinned. Only right when nothing of it is in use any more: between the
+    /// builds of a process that lives long.
+    ///
+    /// # Errors
+    /// If a new lease cannot be made; then the old one stays.
+    pub fn release_pins(&self) -> Result<()> {
+        let mut lease = self.lease.write().unwrap_or_else(PoisonError::into_inner);
+        // A new file: who reads leases bit by bit takes it for another process's.
+        *lease = Some(Lease::create(&self.path.join("leases"))?);
+        let holds = std::mem::take(&mut *self.holds.lock().unwrap_or_else(PoisonError::into_inner));
+        (0..holds).for_each(|_| self.gate.release());
+        Ok(())
     }
 
     /// What live processes have pinned; empty until refreshed.

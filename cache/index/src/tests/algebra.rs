@@ -18,7 +18,7 @@ fn a_root_is_named_by_operation_and_output() {
     assert_eq!(probe(&open, "op", &[]), Vec::<String>::new());
     let name = save(&open, "op", &[]);
     assert_eq!(name, Digest::of(format!("{}@0", Digest::of("op"))).to_string());
-    assert_eq!(probe(&open, "op", &[]), [name.clone()]);
+    assert_eq!(probe(&open, "op", &[]), vec![name.clone()]);
     let other = KeyQuery { output: 1, ..root_query("op") };
     assert_eq!(open.index.probe(&other).unwrap(), vec![]);
     assert_eq!(save(&open, "op", &[]), name);
@@ -37,7 +37,7 @@ fn every_input_must_match_and_any_alternative_does() {
         &[&["a", "a"], &["b"]],
     ];
     for inputs in hits {
-        assert_eq!(probe(&open, "op", inputs), [key.clone()], "{inputs:?}");
+        assert_eq!(probe(&open, "op", inputs), vec![key.clone()], "{inputs:?}");
     }
     let misses: [&[&[&str]]; 7] = [
         &[&["a"], &["no"]],
@@ -62,8 +62,8 @@ fn alternatives_are_learned_for_each_input_by_itself() {
     let open = space.open();
     let key = save(&open, "op", &[&["a"], &["b"]]);
     assert_eq!(save(&open, "op", &[&["a", "slow-a"], &["b", "slow-b"]]), key);
-    assert_eq!(probe(&open, "op", &[&["slow-a"], &["b"]]), [key.clone()]);
-    assert_eq!(probe(&open, "op", &[&["slow-a"], &["slow-b"]]), [key.clone()]);
+    assert_eq!(probe(&open, "op", &[&["slow-a"], &["b"]]), vec![key.clone()]);
+    assert_eq!(probe(&open, "op", &[&["slow-a"], &["slow-b"]]), vec![key.clone()]);
     // Found by the content of one input and the definition of the other, it still is no second key.
     assert_eq!(save(&open, "op", &[&["new-a", "slow-a"], &["b"]]), key);
     assert_eq!(probe(&open, "op", &[&["new-a"], &["slow-b"]]), [key]);
@@ -107,7 +107,7 @@ fn chains_are_found_from_the_bottom_up() {
     let mut key = save(&open, "from", &[]);
     for step in ["one", "two", "three"] {
         let next = save(&open, step, &[&[&key]]);
-        assert_eq!(probe(&open, step, &[&[&key]]), [next.clone()]);
+        assert_eq!(probe(&open, step, &[&[&key]]), vec![next.clone()]);
         key = next;
     }
     let links = open.index.links_to(&KeyId(key.as_str().into())).unwrap();

@@ -151,3 +151,22 @@ fn what_was_written_again_must_be_synced_again() {
     std::fs::write(open.root.layer_dir(&layer).join("file"), "").unwrap();
     assert_eq!(open.found("op"), Vec::<String>::new());
 }
+
+/// Another process may look a layer up in the moment between its directory and its row: it must leave it alone.
+#[test]
+fn a_layer_that_another_process_is_just_unpacking_is_not_doubtful() {
+    let space = Space::new();
+    let open = space.open();
+    let id: LayerId = "dlazy".parse().unwrap();
+    open.index.put_layer(&LayerRow { remotes: vec![remote_of("x")], ..row("dlazy", 0, 0) }).unwrap();
+    open.record("from", &[&id]);
+    drop(open);
+    let unpacking = space.open_in("boot-2");
+    assert!(unpacking.index.layer(&id).unwrap().is_some());
+    let unpacked = unpacking.directory("dlazy", 10);
+    let other = space.open_in("boot-2");
+    assert_eq!(other.found("from"), ["from"]);
+    assert!(other.root.layer_dir(&id).exists());
+    unpacking.index.put_layer(&unpacked).unwrap();
+    assert_eq!(space.open_in("boot-3").found("from"), ["from"]);
+}

@@ -160,18 +160,34 @@ fn a_changed_row_is_never_believed() {
     }
 }
 
+fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
 /// Bytes flipped at random: every answer is a right one or none, and no error or panic comes of it.
 #[test]
 fn flipped_bytes_never_give_a_wrong_answer() {
-    let space = Space::new();
-    filled(&space);
-    let whole = std::fs::read(space.database()).unwrap();
-    let right = answers(&space.open());
-    assert_eq!(right.len(), 8);
+    let template = Space::new();
+    filled(&template);
+    let whole = std::fs::read(template.database()).unwrap();
     let mut state = 3_u64;
-    for round in 0..150 {
+    let mut right = vec![];
+    for round in 0..100 {
         let space = Space::new();
-        filled(&space);
+        copy_dir(&template.path(), &space.path());
+        if round == 0 {
+            right = answers(&space.open());
+            assert_eq!(right.len(), 8);
+            continue;
+        }
         let mut bytes = whole.clone();
         for _ in 0..=round % 8 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -46,7 +46,7 @@ fn a_forgotten_record_is_a_miss() {
     let open = space.open();
     let layer = open.layer("a", 1);
     let key = open.record("op", &[&layer]);
-    let id = open.index.records(&[key.clone()]).unwrap()[0].id;
+    let id = open.index.records(std::slice::from_ref(&key)).unwrap()[0].id;
     open.index.forget(id).unwrap();
     open.index.forget(id).unwrap();
     assert_eq!(open.index.records(&[key]).unwrap(), vec![]);
