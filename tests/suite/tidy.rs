@@ -15,8 +15,10 @@ fn read(path: &str) -> String {
 
 fn sources() -> Vec<PathBuf> {
     let mut out = Vec::new();
-    let mut stack: Vec<PathBuf> =
-        ["crates", "frontend", "cache", "engine", "tests", "benches", "examples"].iter().map(|dir| root().join(dir)).collect();
+    let mut stack: Vec<PathBuf> = ["crates", "frontend", "cache", "engine", "tests", "benches", "examples"]
+        .iter()
+        .map(|dir| root().join(dir))
+        .collect();
     while let Some(dir) = stack.pop() {
         let Ok(entries) = fs::read_dir(&dir) else { continue };
         for entry in entries.flatten() {
@@ -50,8 +52,15 @@ fn arrows() -> BTreeMap<String, Vec<String>> {
 
 fn members() -> Vec<String> {
     let text = read("Cargo.toml");
-    let list = text.split("members = [").nth(1).and_then(|rest| rest.split(']').next()).expect("the workspace has members");
-    list.split(',').map(|item| item.trim().trim_matches('"').to_owned()).filter(|item| !item.is_empty()).collect()
+    let list = text
+        .split("members = [")
+        .nth(1)
+        .and_then(|rest| rest.split(']').next())
+        .expect("the workspace has members");
+    list.split(',')
+        .map(|item| item.trim().trim_matches('"').to_owned())
+        .filter(|item| !item.is_empty())
+        .collect()
 }
 
 /// Crates of this workspace in a section of a manifest, by their short names.
@@ -92,7 +101,10 @@ fn dependencies_point_the_way_architecture_says() {
             continue;
         }
         for used in own_dependencies(&read(&format!("{member}/Cargo.toml")), "dependencies") {
-            assert!(allowed.contains(&used), "{member} must not depend on {used}; if it should, change ARCHITECTURE.md and say why");
+            assert!(
+                allowed.contains(&used),
+                "{member} must not depend on {used}; if it should, change ARCHITECTURE.md and say why"
+            );
         }
     }
 }
@@ -106,10 +118,20 @@ fn pure_crates_reach_for_nothing_of_the_world() {
         .filter_map(|line| line.split('`').nth(1))
         .collect();
     assert!(pure.len() >= 8, "the crate table lost its pure crates: {pure:?}");
-    let world = ["std::fs", "std::process", "std::net", "std::env::var", "std::env::current_dir", "SystemTime::now", "Instant::now"];
+    let world = [
+        "std::fs",
+        "std::process",
+        "std::net",
+        "std::env::var",
+        "std::env::current_dir",
+        "SystemTime::now",
+        "Instant::now",
+    ];
     for path in sources() {
-        let relative = path.strip_prefix(root()).expect("sources lie in the root").to_string_lossy().into_owned();
-        let tests = relative.contains("/tests/") || relative.ends_with("tests.rs") || relative.contains("/benches/");
+        let relative =
+            path.strip_prefix(root()).expect("sources lie in the root").to_string_lossy().into_owned();
+        let tests =
+            relative.contains("/tests/") || relative.ends_with("tests.rs") || relative.contains("/benches/");
         if tests || !pure.iter().any(|folder| relative.starts_with(&format!("{folder}/src/"))) {
             continue;
         }
@@ -148,8 +170,21 @@ fn documents_name_paths_that_exist() {
     let mut missing = Vec::new();
     for document in ["ARCHITECTURE.md", "README.md"] {
         for word in read(document).split('`').skip(1).step_by(2) {
-            let folders = ["crates/", "engine/", "frontend/", "cache/", "tests/", "benches/", "examples/", ".ci/", "docs/"];
-            if folders.iter().any(|folder| word.starts_with(folder)) && !word.contains([' ', '*', '{', '…']) && !root().join(word).exists() {
+            let folders = [
+                "crates/",
+                "engine/",
+                "frontend/",
+                "cache/",
+                "tests/",
+                "benches/",
+                "examples/",
+                ".ci/",
+                "docs/",
+            ];
+            if folders.iter().any(|folder| word.starts_with(folder))
+                && !word.contains([' ', '*', '{', '…'])
+                && !root().join(word).exists()
+            {
                 missing.push(format!("{document} names {word}, which does not exist"));
             }
         }

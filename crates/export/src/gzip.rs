@@ -9,7 +9,7 @@ use libdeflater::{CompressionLvl, Compressor, crc32};
 /// Uncompressed bytes a member. Part of what `gzip:…:1mib` stands for: changing it changes every layer.
 pub(crate) const BLOCK: usize = 1 << 20;
 /// The level when nobody asks for another.
-pub(crate) const DEFAULT_LEVEL: i32 = 5;
+pub(crate) const DEFAULT_LEVEL: i32 = 4;
 
 const HEADER: usize = 20;
 const TRAILER: usize = 8;
