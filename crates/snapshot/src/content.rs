@@ -74,6 +74,10 @@ fn through_buffer(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: u64) -> Result
                 Ok(n) => {
                     write(to, buffer.get(..n).unwrap_or_default())?;
                     size += n as u64;
+                    // Regular files give less than was asked for only at their end.
+                    if n < ask {
+                        break;
+                    }
                 }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error),

@@ -207,7 +207,7 @@ fn entry<'a>(kind: &str, path: RelPath, words: impl Iterator<Item = &'a str>) ->
             target = text.as_bytes().to_vec();
         } else if let Some(text) = word.strip_prefix('@') {
             let (secs, nanos) = text.split_once('.').unwrap_or((text, "0"));
-            out.mtime = Time { secs: secs.parse().unwrap(), nanos: nanos.parse().unwrap() };
+            out.mtime = Time { secs: secs.parse().unwrap(), nanos: format!("{nanos:0<9}").parse().unwrap() };
         } else if let Some(text) = word.strip_prefix("x:") {
             let (name, value) = text.split_once('=').unwrap();
             out.xattrs.insert(name.into(), value.into());

@@ -350,3 +350,99 @@ fn digests_are_computed_for_many() {
     let digest = view.entry_digest(&RelPath::parse("data").unwrap()).unwrap();
     assert_eq!(digest.to_string(), "sha256:cd8e75bca50f2d695f220d0cb0997d8ead387e4f926e8669a92d7f104cc9885b");
 }
+
+/// Runs the test `name` of this program again as root of a user namespace with one user.
+fn in_user_namespace(name: &str) {
+    let run = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env("RBUILD_TEST_IN_USERNS", "1")
+        .output()
+        .unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    if text.contains("Operation not permitted") && text.starts_with("unshare:") {
+        assert!(std::env::var_os("RBUILD_REQUIRE_SANDBOX").is_none(), "user namespaces are not available");
+        return;
+    }
+    assert!(run.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn works_in_a_user_namespace() {
+    if std::env::var_os("RBUILD_TEST_IN_USERNS").is_none() {
+        return in_user_namespace("tests::works_in_a_user_namespace");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let open = |squash_owners| {
+        let options = LayerStoreOptions { userns: true, squash_owners, ..options(&dir) };
+        LayerStore::open(dir.path(), options).unwrap()
+    };
+    let lines =
+        "d d 711 1:2 @3\nf d/old 600 3:4 @4 =x\nd o\nf o/old\nc null 666 #1,3\np p 600\nl l 5:6 ->d\nf gone";
+    let strict = open(false);
+    let id: LayerId = "a".parse().unwrap();
+    let unpack = |store: &LayerStore, name: &str, parents: &[LayerId], lines: &str| {
+        store.unpack(&name.parse().unwrap(), parents, &mut &*tar(lines), &CancelToken::new())
+    };
+    assert!(unpack(&strict, "a", &[], lines).is_err());
+    let store = open(true);
+    unpack(&store, "a", &[], lines).unwrap();
+    let top = unpack(&store, "b", &[id.clone()], "w gone\nd o\no o\nf o/new\nf d/new =y").unwrap();
+    let snapshot = Snapshot { layers: vec![id.clone(), top.layer.clone()] };
+    let view = store.view(&snapshot).unwrap();
+    let want = "/ d 0755 0:0 @0\n/d d 0711 0:0 @3\n/d/new f 0644 0:0 @0 1 =y\n/d/old f 0600 0:0 @4 1 =x\n/l l 0777 0:0 @0 -> d\n/o d 0755 0:0 @0\n/o/new f 0644 0:0 @0 0\n/p p 0600 0:0 @0\n";
+    assert_eq!(dump_view(view.as_ref()), want);
+    let mut out = Vec::new();
+    store.write_tar(&top.layer, &mut out).unwrap();
+    assert_eq!(
+        store.unpack(&"c".parse().unwrap(), &[id], &mut &*out, &CancelToken::new()).unwrap().entries,
+        top.entries
+    );
+    // A step's overlay, mounted as the sandbox does it there.
+    let active = store.prepare(&snapshot).unwrap();
+    let dirs = active.dirs();
+    let lower: Vec<&str> = dirs.lower.iter().rev().map(String::as_str).collect();
+    let script = r#"mkdir "$1/../mnt"; cd "$1"
+mount -t overlay overlay -o "userxattr,lowerdir=$2,upperdir=$3,workdir=$4" ../mnt
+cd ../mnt; rm -r d; mkdir d; touch d/fresh; rm p; cd ..
+set -- mnt; "#;
+    let path = |path: &Option<std::path::PathBuf>| path.as_ref().unwrap().display().to_string();
+    let shown = in_namespace(
+        &format!("{script}{FIND}; umount mnt; rmdir mnt"),
+        &[&dirs.base.display().to_string(), &lower.join(":"), &path(&dirs.upper), &path(&dirs.work)],
+    );
+    let layer = active.commit().unwrap();
+    let view = store.view(&snapshot.with(layer.layer.clone())).unwrap();
+    assert_eq!(listing(view.as_ref()), found(&shown));
+    assert!(view.lookup(&RelPath::parse("d/old").unwrap()).unwrap().is_none());
+    assert!(store.remove(&layer.layer).is_ok());
+}
+
+#[test]
+fn trees_deeper_than_any_path() {
+    let test = store();
+    let active = test.store.prepare(&Snapshot::default()).unwrap();
+    let upper = active.dirs().upper.unwrap();
+    let mut fd =
+        crate::sys::open_at(rustix::fs::CWD, upper.as_os_str().as_encoded_bytes(), crate::sys::DIR).unwrap();
+    let name = "d".repeat(200);
+    let mut path = RelPath::root();
+    for _ in 0..300 {
+        rustix::fs::mkdirat(&fd, name.as_str(), rustix::fs::Mode::RWXU).unwrap();
+        fd = crate::sys::open_at(&fd, name.as_bytes(), crate::sys::DIR).unwrap();
+        path = path.child(&name).unwrap();
+    }
+    drop(rustix::fs::openat(&fd, "leaf", rustix::fs::OFlags::CREATE, rustix::fs::Mode::RWXU).unwrap());
+    let layer = active.commit().unwrap();
+    assert_eq!(layer.entries, 301);
+    assert!(test.store.matches(&layer).unwrap());
+    let snapshot = Snapshot::default().with(layer.layer.clone());
+    assert_eq!(test.view(&snapshot).children(&path).unwrap(), [b"leaf".to_vec()]);
+    let again = test.unpack_tar("again", &Snapshot::default(), &test.tar(&layer.layer)).unwrap();
+    assert_eq!(again.entries, 301);
+    test.store.remove(&layer.layer).unwrap();
+    test.store.remove(&again.layer).unwrap();
+    assert_eq!(test.store.layers().unwrap(), []);
+    test.assert_clean();
+}

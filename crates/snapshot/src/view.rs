@@ -19,7 +19,7 @@ use crate::pool::Pool;
 use crate::sys::{self, Place};
 
 /// So many descriptors of directories below the roots are kept open in a view.
-const KEPT: usize = 96;
+const KEPT: usize = 64;
 
 /// Layers, merged.
 pub(crate) struct LayerView {
@@ -237,7 +237,8 @@ pub(crate) fn digest(view: &dyn View, entry: &Entry) -> Result<Digest> {
     let mut hasher = entry_hasher(entry);
     if entry.content_size() > 0 {
         let mut file = view.open(&entry.path)?;
-        let mut buffer = vec![0; 128 * 1024];
+        let most = usize::try_from(entry.content_size()).unwrap_or(usize::MAX);
+        let mut buffer = vec![0; most.clamp(512, 128 * 1024)];
         loop {
             match file.read(&mut buffer) {
                 Ok(0) => break,

@@ -59,8 +59,9 @@ pub(crate) fn copy(dest: &Dest, copy: &Copy<'_>) -> Result<()> {
         required: required(action)?,
         cancel,
     };
-    for source in sources.chunk_by(|_, _| !action.attempt_unpack) {
-        copy_sources(copy, &tree, source)?;
+    // Archives are unpacked in their turn; without them what does not collide is copied together.
+    for together in sources.chunk_by(|_, _| !action.attempt_unpack) {
+        copy_sources(copy, &tree, together)?;
     }
     match dest.take_left_out() {
         0 => {}
@@ -139,10 +140,9 @@ pub(crate) fn kind(view: &dyn View, path: &RelPath) -> Result<Option<Kind>> {
 }
 
 fn required(action: &CopyAction) -> Result<super::tree::Required> {
-    let paths = action.required_paths.iter().map(|path| {
-        RelPath::clean(path).map(|path| path.as_bytes().to_vec()).map_err(|e| invalid(e.to_string()))
-    });
-    Ok(super::tree::Required::new(paths.collect::<Result<_>>()?))
+    let clean = |path: &String| RelPath::clean(path).map_err(|e| invalid(e.to_string()));
+    let paths = action.required_paths.iter().map(clean).collect::<Result<_>>()?;
+    Ok(super::tree::Required::new(&clean(&action.src)?, paths))
 }
 
 /// The paths that `src` names, in order.
@@ -152,9 +152,14 @@ fn sources(from: &dyn View, action: &CopyAction) -> Result<Vec<RelPath>> {
         return Ok(vec![clean(&action.src)?]);
     }
     let children = |path: &RelPath| from.children(path);
+    let fixed = split_wildcards(&action.src).0;
+    let place = resolve(fixed.as_bytes(), action.follow_symlink, &|path| kind(from, path))?;
+    if from.lookup(&place)?.is_none() {
+        return Err(not_found(from, fixed.as_bytes()));
+    }
     let found = matches(&action.src, action.follow_symlink, &|path| kind(from, path), &children)?;
     match found {
-        None => Ok(vec![clean(&split_wildcards(&action.src).0)?]),
+        None => Ok(vec![clean(&fixed)?]),
         Some(found) if found.is_empty() && !action.allow_empty_wildcard => {
             let message = format!("{:?}: no such file or directory matches", action.src);
             Err(PortError::new(ErrorKind::NotFound, message))

@@ -8,6 +8,8 @@ mod dest;
 mod mode;
 mod owner;
 mod small;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::path::Path;

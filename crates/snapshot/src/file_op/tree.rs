@@ -69,26 +69,29 @@ pub(crate) struct FileJob {
     pub(crate) target: RelPath,
 }
 
-/// Paths of which each must be the start of something that is copied.
+/// Paths below the source of which each must be the start of something that is copied.
 pub(crate) struct Required {
-    paths: Vec<(Vec<u8>, AtomicBool)>,
+    /// Below the source, as the user named it, and whether it was met.
+    paths: Vec<(RelPath, RelPath, AtomicBool)>,
 }
 
 impl Required {
-    pub(crate) fn new(paths: Vec<Vec<u8>>) -> Self {
-        Self { paths: paths.into_iter().map(|path| (path, AtomicBool::new(false))).collect() }
+    /// `source` is what the paths begin with.
+    pub(crate) fn new(source: &RelPath, paths: Vec<RelPath>) -> Self {
+        let below = |path: &RelPath| path.strip_prefix(source).unwrap_or_else(|| path.clone());
+        Self { paths: paths.into_iter().map(|path| (below(&path), path, AtomicBool::new(false))).collect() }
     }
 
     fn met(&self, path: &[u8]) {
-        for (_, met) in self.paths.iter().filter(|(required, _)| path.starts_with(required)) {
+        for (_, _, met) in self.paths.iter().filter(|(below, ..)| path.starts_with(below.as_bytes())) {
             met.store(true, Ordering::Relaxed);
         }
     }
 
     /// One that nothing started with.
     pub(crate) fn missing(&self) -> Option<RelPath> {
-        let missing = self.paths.iter().find(|(_, met)| !met.load(Ordering::Relaxed));
-        missing.and_then(|(path, _)| RelPath::clean(path).ok())
+        let missing = self.paths.iter().find(|(.., met)| !met.load(Ordering::Relaxed));
+        missing.map(|(_, path, _)| path.clone())
     }
 }
 
