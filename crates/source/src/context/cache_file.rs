@@ -78,6 +78,11 @@ impl CacheFile {
         })
     }
 
+    /// How many records.
+    pub(crate) fn len(&self) -> usize {
+        self.records
+    }
+
     /// The directories in order: path and records.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&[u8], DirRecords<'_>)> {
         (0..self.dirs).map(|n| self.dir_at(n))

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use rbuild_digest::Digest;
@@ -27,11 +28,17 @@ pub(crate) type Fresh = BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Record>>;
 
 /// The cache of one context directory.
 pub(crate) struct StatCache {
+    shared: Arc<Shared>,
+    /// Threads that write; waited for in the end.
+    writers: Mutex<Vec<JoinHandle<()>>>,
+    margin: Duration,
+}
+
+struct Shared {
     /// `None` remembers nothing.
     file: Option<PathBuf>,
     root: Vec<u8>,
     known: Mutex<Arc<CacheFile>>,
-    margin: Duration,
 }
 
 impl StatCache {
@@ -40,11 +47,12 @@ impl StatCache {
         let root_bytes = root.as_os_str().as_bytes().to_vec();
         let file = state.map(|state| state.join("statcache").join(Digest::of(&root_bytes).hex()));
         let known = file.as_deref().and_then(|file| read_file(file, &root_bytes)).unwrap_or_default();
-        Self { file, root: root_bytes, known: Mutex::new(Arc::new(known)), margin: margin(root) }
+        let shared = Shared { file, root: root_bytes, known: Mutex::new(Arc::new(known)) };
+        Self { shared: Arc::new(shared), writers: Mutex::default(), margin: margin(root) }
     }
 
     pub(crate) fn known(&self) -> Arc<CacheFile> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The time before which a file must have changed last, to be remembered by a walk that starts now. What changed
@@ -54,8 +62,37 @@ impl StatCache {
         i128::try_from(now.saturating_sub(self.margin).as_nanos()).unwrap_or(0)
     }
 
-    /// Adds `fresh` to what is known and writes it. Errors are none: then the next build hashes again.
-    pub(crate) fn save(&self, fresh: &Fresh) {
+    /// Whether writing the file for so many new digests is cheaper than computing them again in the next build.
+    pub(crate) fn is_worth_writing(&self, files: u64, bytes: u64) -> bool {
+        const FILES: u64 = 100;
+        const BYTES: u64 = 8 << 20;
+        self.shared.file.is_some()
+            && (files >= FILES || bytes >= BYTES || files * 20 >= self.known().len() as u64)
+    }
+
+    /// Adds `fresh` to what is known and writes it, while others go on. Errors are none: then the next build hashes
+    /// again.
+    pub(crate) fn save(&self, fresh: Fresh) {
+        let shared = self.shared.clone();
+        let writer =
+            std::thread::Builder::new().name("rbuild-stat".to_owned()).spawn(move || shared.save(&fresh));
+        if let Ok(writer) = writer {
+            self.writers.lock().unwrap_or_else(PoisonError::into_inner).push(writer);
+        }
+    }
+}
+
+impl Drop for StatCache {
+    fn drop(&mut self) {
+        let writers = std::mem::take(&mut *self.writers.lock().unwrap_or_else(PoisonError::into_inner));
+        for writer in writers {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Shared {
+    fn save(&self, fresh: &Fresh) {
         let Some(file) = &self.file else { return };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(bytes) = merge(&known, fresh, &self.root, today()) else { return };

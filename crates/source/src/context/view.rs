@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rayon::prelude::*;
@@ -24,9 +24,6 @@ use super::stat::Stat;
 use super::stat_cache::{Fresh, StatCache};
 use super::walk::{Dir, Loaded, Node, Walker};
 
-/// New digests are written to the stat cache at once when there are so many, otherwise in the end.
-const MANY: usize = 256;
-
 /// A local directory, filtered.
 pub(crate) struct LocalView {
     root: Root,
@@ -38,8 +35,9 @@ pub(crate) struct LocalView {
     dirs: RwLock<HashMap<Vec<u8>, Arc<Dir>>>,
     /// Entries that were looked at alone.
     singles: RwLock<HashMap<Vec<u8>, Option<Arc<Node>>>>,
-    /// Digests that were computed and not yet written to the stat cache.
-    fresh: AtomicUsize,
+    /// Files whose digests were computed and not yet written to the stat cache, and their bytes.
+    fresh_files: AtomicU64,
+    fresh_bytes: AtomicU64,
     /// Directories are loaded one after the other: a second caller finds the work done.
     loading: Mutex<()>,
     cancel: CancelToken,
@@ -73,11 +71,7 @@ impl LocalView {
         if !source.follow_paths.is_empty() {
             let followed = follow(&root, &source.follow_paths)
                 .map_err(|error| PortError::io("follow links in", root.path(), error))?;
-            match followed {
-                Some(paths) => include.extend(paths),
-                None if include.is_empty() => {}
-                None => include.clear(),
-            }
+            include.extend(followed.into_iter().flatten());
         }
         let filter = Filter::new(&include, &source.exclude)?;
         Ok(Self {
@@ -88,7 +82,8 @@ impl LocalView {
             cache,
             dirs: RwLock::default(),
             singles: RwLock::default(),
-            fresh: AtomicUsize::new(0),
+            fresh_files: AtomicU64::new(0),
+            fresh_bytes: AtomicU64::new(0),
             loading: Mutex::new(()),
             cancel: cancel.clone(),
         })
@@ -107,15 +102,15 @@ impl LocalView {
         let walker =
             Walker { root: &self.root, filter: &self.filter, cache: &self.known, cancel: &self.cancel, hash };
         let loaded = walker.load(path, state)?;
-        let mut fresh = 0;
         let mut dirs = self.dirs.write().unwrap_or_else(PoisonError::into_inner);
         for Loaded { path, dir } in loaded {
-            fresh += dir.nodes.iter().filter(|node| self.to_remember(node).is_some()).count();
+            let fresh = dir.nodes.iter().filter(|node| self.to_remember(node).is_some());
+            fresh.for_each(|node| self.note_fresh(&node.stat));
             dirs.entry(path).or_insert_with(|| Arc::new(dir));
         }
         let dir = dirs.get(path).cloned();
         drop(dirs);
-        self.note_fresh(fresh);
+        self.save();
         Ok(dir)
     }
 
@@ -187,7 +182,7 @@ impl LocalView {
                 hash_node(&self.root.join(path), &mut stat, || self.root.open_file(path), &self.cancel);
             if stat == node.stat {
                 if stat.changed_nanos() < self.horizon {
-                    self.fresh.fetch_add(1, Ordering::Relaxed);
+                    self.note_fresh(&stat);
                 }
                 return hashed;
             }
@@ -204,17 +199,20 @@ impl LocalView {
         (node.stat.changed_nanos() < self.horizon).then_some(Record { stat: node.stat, digest, flags })
     }
 
-    fn note_fresh(&self, n: usize) {
-        if self.fresh.fetch_add(n, Ordering::Relaxed) + n >= MANY {
-            self.save();
-        }
+    fn note_fresh(&self, stat: &Stat) {
+        self.fresh_files.fetch_add(1, Ordering::Relaxed);
+        self.fresh_bytes.fetch_add(stat.size, Ordering::Relaxed);
     }
 
-    /// Writes new digests to the stat cache.
+    /// Hands new digests to the stat cache, when there are enough of them.
     fn save(&self) {
-        if self.fresh.swap(0, Ordering::Relaxed) == 0 {
+        let (files, bytes) =
+            (self.fresh_files.load(Ordering::Relaxed), self.fresh_bytes.load(Ordering::Relaxed));
+        if files == 0 || !self.cache.is_worth_writing(files, bytes) {
             return;
         }
+        self.fresh_files.store(0, Ordering::Relaxed);
+        self.fresh_bytes.store(0, Ordering::Relaxed);
         let mut fresh: Fresh = BTreeMap::new();
         for (path, dir) in &*self.dirs.read().unwrap_or_else(PoisonError::into_inner) {
             let records =
@@ -230,7 +228,7 @@ impl LocalView {
                 fresh.entry(parent.to_vec()).or_default().insert(name.to_vec(), record);
             }
         }
-        self.cache.save(&fresh);
+        self.cache.save(fresh);
     }
 
     fn entry(&self, path: &RelPath, found: &Found) -> Result<Entry> {
@@ -350,7 +348,7 @@ impl View for LocalView {
         }
         self.cancel.check()?;
         let digests = paths.iter().zip(&found).map(|(path, found)| self.digest_of(path, found)).collect();
-        self.note_fresh(0);
+        self.save();
         digests
     }
 
