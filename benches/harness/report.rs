@@ -130,9 +130,10 @@ fn notes(samples: &[&Sample]) -> String {
     }
     let errors: Vec<&str> = samples.iter().filter_map(|sample| sample.error.as_deref()).collect();
     if let Some(first) = errors.first() {
-        // Tools say the reason last.
-        let first: String = first.lines().last().unwrap_or_default().chars().take(120).collect();
-        notes.push(format!("{} of {} failed: {first}", errors.len(), samples.len()));
+        // Of all that was printed, the line that names an error; else the last, where tools give the reason.
+        let named = first.lines().find(|line| line.to_lowercase().contains("error"));
+        let line: String = named.or(first.lines().last()).unwrap_or_default().chars().take(120).collect();
+        notes.push(format!("{} of {} failed: {line}", errors.len(), samples.len()));
     }
     notes.join("; ")
 }
@@ -207,7 +208,7 @@ mod tests {
     #[test]
     fn the_table_compares_with_the_first_engine() {
         let mut failed = sample(Workload::Gzip, "buildah", 0, 0.5);
-        failed.error = Some("exit status: 1: building\nError: no space".into());
+        failed.error = Some("exit status: 1: building\nError: no space\n | ^^".into());
         let mut archive = sample(Workload::Gzip, "rbuild", 0, 12.0);
         archive.archive_bytes = Some(300_000_000);
         let samples = [

@@ -4,8 +4,8 @@
 use super::content::{Rng, Texture};
 use super::{FileSpec, Scale};
 
-/// Percent of the bytes that are noise: with text at about 30 %, gzip leaves 44 % of the whole.
-const NOISE: u64 = 20;
+/// Thousandths of the bytes that are noise: with text at about 29 %, gzip leaves 44 % of the whole.
+const NOISE: u64 = 215;
 
 /// The files of the large base, by path. Together they have `scale.base_bytes`.
 pub(crate) fn rootfs(scale: &Scale, seed: u64) -> Vec<FileSpec> {
@@ -26,7 +26,7 @@ pub(crate) fn rootfs(scale: &Scale, seed: u64) -> Vec<FileSpec> {
             _ => rng.between(128_000, 2_000_000),
         }
         .min(scale.base_bytes - total);
-        let texture = if noise * 100 < total * NOISE { Texture::Random } else { Texture::Text };
+        let texture = if noise * 1000 < total * NOISE { Texture::Random } else { Texture::Text };
         if texture == Texture::Random {
             noise += length;
         }
