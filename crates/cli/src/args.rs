@@ -28,9 +28,15 @@ pub(crate) struct Cli {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Build an image from a Dockerfile
-    #[command(visible_alias = "b", after_help = EXIT_CODES)]
+    #[command(
+        alias = "b",
+        after_help = EXIT_CODES,
+        override_usage = "rbuild build [OPTIONS] PATH|-",
+        after_long_help = EXIT_CODES
+    )]
     Build(Box<BuildArgs>),
     /// Show the stages and the graph of a build without running it
+    #[command(override_usage = "rbuild plan [OPTIONS] PATH|-")]
     Plan(Box<PlanArgs>),
     /// List the images of the store
     Images(ImagesArgs),

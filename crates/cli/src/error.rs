@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use rbuild::{BuildError, BuildErrorKind, Diagnostic, PortError, RenderOptions, render};
 
-use crate::render::{colors, eprint, size};
+use crate::bug;
+use crate::render::{clean, colors, eprint, size};
 use crate::request::Usage;
 
 /// Why a command failed.
@@ -54,25 +55,30 @@ pub(crate) fn report(failure: &Failure) -> ExitCode {
             }
             ExitCode::from(1)
         }
-        Failure::Build(error) => {
-            if error.kind() == BuildErrorKind::Cancelled {
-                eprint("cancelled");
-                return ExitCode::from(130);
-            }
-            if !error.log_tail.is_empty() {
-                eprint("------");
-                if let Some(step) = &error.step {
-                    eprint(&format!(" > {step}:"));
-                }
-                for line in &error.log_tail {
-                    eprint(line);
-                }
-                eprint("------");
-            }
-            for diagnostic in &error.diagnostics {
-                show(diagnostic);
-            }
-            ExitCode::from(if error.kind() == BuildErrorKind::Internal { 70 } else { 1 })
-        }
+        Failure::Build(error) => build(error),
     }
+}
+
+fn build(error: &BuildError) -> ExitCode {
+    if error.kind() == BuildErrorKind::Cancelled {
+        eprint("cancelled");
+        return ExitCode::from(130);
+    }
+    if !error.log_tail.is_empty() {
+        eprint("------");
+        if let Some(step) = &error.step {
+            eprint(&format!(" > {}:", clean(step.as_bytes(), false)));
+        }
+        for line in &error.log_tail {
+            eprint(&clean(line.as_bytes(), colors()));
+        }
+        eprint("------");
+    }
+    for diagnostic in &error.diagnostics {
+        show(diagnostic);
+    }
+    if error.kind() == BuildErrorKind::Internal {
+        return bug::report();
+    }
+    ExitCode::from(1)
 }

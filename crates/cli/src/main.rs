@@ -1,6 +1,7 @@
 //! The `rbuild` command: arguments, environment, terminal and exit codes. All work is the library's.
 
 mod args;
+mod bug;
 mod commands;
 mod environment;
 mod error;
@@ -16,15 +17,17 @@ use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match &cli.command {
-        Command::Build(args) => commands::build::run(&cli, args),
-        Command::Plan(args) => commands::plan::run(&cli, args),
-        Command::Images(args) => commands::store::images(&cli, args),
-        Command::Du(args) => commands::store::du(&cli, args),
-        Command::Prune(args) => commands::store::prune(&cli, args),
-    };
-    match result {
-        Ok(code) => code,
-        Err(failure) => error::report(&failure),
-    }
+    bug::guarded(|| {
+        let result = match &cli.command {
+            Command::Build(args) => commands::build::run(&cli, args),
+            Command::Plan(args) => commands::plan::run(&cli, args),
+            Command::Images(args) => commands::store::images(&cli, args),
+            Command::Du(args) => commands::store::du(&cli, args),
+            Command::Prune(args) => commands::store::prune(&cli, args),
+        };
+        match result {
+            Ok(code) => code,
+            Err(failure) => error::report(&failure),
+        }
+    })
 }

@@ -135,10 +135,36 @@ impl FromStr for Platform {
                     | "zos"
             )
         };
+        let known_architecture = |s: &str| {
+            matches!(
+                s,
+                "386"
+                    | "amd64"
+                    | "arm"
+                    | "arm64"
+                    | "loong64"
+                    | "mips"
+                    | "mips64"
+                    | "mips64le"
+                    | "mipsle"
+                    | "ppc64"
+                    | "ppc64le"
+                    | "riscv64"
+                    | "s390x"
+                    | "wasm"
+                    | "i386"
+                    | "x86_64"
+                    | "x86-64"
+                    | "aarch64"
+                    | "armhf"
+                    | "armel"
+            )
+        };
         let (os, architecture, variant) = match parts.as_slice() {
             [one] if text.eq_ignore_ascii_case("local") || one.is_empty() => return Ok(Self::host()),
             [one] if known_os(&one.to_lowercase()) => (*one, Self::host().architecture, ""),
-            [one] => ("linux", (*one).to_owned(), ""),
+            [one] if known_architecture(&one.to_lowercase()) => ("linux", (*one).to_owned(), ""),
+            [_] => return Err(invalid()),
             [os, arch] => (*os, (*arch).to_owned(), ""),
             [os, arch, variant] => (*os, (*arch).to_owned(), *variant),
             _ => return Err(invalid()),
@@ -176,7 +202,7 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Platform>().map(|p| p.to_string()), Ok(want.to_owned()), "{text}");
         }
-        for bad in ["", "a/b/c/d", "linux/", "linux/amd 64", "../x"] {
+        for bad in ["", "foo", "a/b/c/d", "linux/", "linux/amd 64", "../x"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
     }

@@ -173,7 +173,7 @@ impl Builder {
                     let targets: Vec<_> = plan.target.into_iter().collect();
                     let solved = solve(graph.clone(), &targets, options, ports, events, aliases, &cancel)
                         .await
-                        .map_err(|error| BuildError::solve(error, &graph))?;
+                        .map_err(|error| BuildError::solve(error, &graph, request))?;
                     let snapshot = match solved.outputs.into_iter().next() {
                         Some(StepOutput::Snapshot(snapshot)) => snapshot,
                         Some(StepOutput::View(_)) | None => Snapshot::default(),

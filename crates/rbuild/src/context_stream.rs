@@ -58,7 +58,12 @@ pub fn read_context_stream(mut input: impl Read + Send, root: &Path) -> Result<C
     let scratch = Scratch::create(&root.join("tmp"))?;
     let path = scratch.path().join("context");
     std::fs::create_dir(&path).map_err(|error| PortError::io("make", &path, error))?;
-    rbuild_source::unpack_context_tar(&mut head.as_slice().chain(input), &path, MAX_CONTEXT, &CancelToken::new())?;
+    rbuild_source::unpack_context_tar(
+        &mut head.as_slice().chain(input),
+        &path,
+        MAX_CONTEXT,
+        &CancelToken::new(),
+    )?;
     Ok(ContextStream::Archive(ContextDir { path, _scratch: scratch }))
 }
 

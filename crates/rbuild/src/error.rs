@@ -5,6 +5,8 @@ use rbuild_engine::{Cause, SolveError};
 use rbuild_graph::Graph;
 use rbuild_ports::{ErrorKind, PortError};
 
+use crate::{BuildRequest, missing};
+
 /// Whose move it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BuildErrorKind {
@@ -96,8 +98,7 @@ impl BuildError {
     }
 
     /// What the engine said.
-    #[must_use]
-    pub fn solve(error: SolveError, graph: &Graph) -> Self {
+    pub(crate) fn solve(error: SolveError, graph: &Graph, request: &BuildRequest) -> Self {
         let meta = error.step.map(|step| &graph.node(step).meta);
         let place = meta.and_then(|meta| meta.place.as_ref()).map(|place| (&place.file, place.span));
         let mut out = match &error.cause {
@@ -107,7 +108,16 @@ impl BuildError {
             Cause::Port(port) if port.kind == ErrorKind::Cancelled => {
                 Self::new(BuildErrorKind::Cancelled, Diagnostic::error("RB2000", "cancelled"))
             }
-            Cause::Port(port) => Self::port(port, place),
+            Cause::Port(port) => {
+                let mut out = Self::port(port, place);
+                if let (ErrorKind::NotFound, Some(step), Some(finding)) =
+                    (port.kind, error.step, out.diagnostics.first_mut())
+                {
+                    missing::explain(finding, graph, step, request);
+                    out.message.clone_from(&finding.message);
+                }
+                out
+            }
             Cause::Command { how, code, .. } => {
                 let mut diagnostic = Diagnostic::error("RB2001", error.to_string());
                 if let Some((file, span)) = place {

@@ -7,6 +7,7 @@ mod context_stream;
 mod error;
 mod event;
 mod inputs;
+mod missing;
 mod own_image;
 mod report;
 mod request;

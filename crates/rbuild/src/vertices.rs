@@ -100,6 +100,16 @@ impl GraphEvents {
         Self { vertices, graph, known: Mutex::default() }
     }
 
+    /// The vertex of a step that failed or reports before it runs, which people have not heard of yet.
+    fn introduced(&self, step: NodeId) -> VertexId {
+        if let Some(vertex) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&step) {
+            return *vertex;
+        }
+        let (vertex, name, at) = (self.vertex(step), self.name(step), self.vertices.clock.now());
+        self.vertices.send(BuildEvent::Started { vertex, name, why: None, at });
+        vertex
+    }
+
     fn vertex(&self, step: NodeId) -> VertexId {
         *self
             .known
@@ -138,15 +148,17 @@ impl EventSink for GraphEvents {
                 BuildEvent::Finished { vertex: self.vertex(step), at, error: None }
             }
             Event::Failed { step, at, message } => {
-                BuildEvent::Finished { vertex: self.vertex(step), at, error: Some(message) }
+                BuildEvent::Finished { vertex: self.introduced(step), at, error: Some(message) }
             }
-            Event::Cancelled { step, at } => BuildEvent::Cancelled { vertex: self.vertex(step), at },
-            Event::Log { step, stream, data } => BuildEvent::Log { vertex: self.vertex(step), stream, data },
+            Event::Cancelled { step, at } => BuildEvent::Cancelled { vertex: self.introduced(step), at },
+            Event::Log { step, stream, data } => {
+                BuildEvent::Log { vertex: self.introduced(step), stream, data }
+            }
             Event::Status { step, id, current, total, done } => {
-                BuildEvent::Status { vertex: self.vertex(step), id, current, total, done }
+                BuildEvent::Status { vertex: self.introduced(step), id, current, total, done }
             }
             Event::Warning { step, message } => {
-                BuildEvent::Warning { vertex: Some(self.vertex(step)), message }
+                BuildEvent::Warning { vertex: Some(self.introduced(step)), message }
             }
         };
         self.vertices.send(out);

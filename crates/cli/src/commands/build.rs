@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use rbuild::{Builder, CancelToken, OutputStreams, PortError, Report};
+use rbuild::{BuildError, Builder, CancelToken, Diagnostic, OutputStreams, PortError, Report};
 
 use crate::args::{BuildArgs, Cli, ProgressMode};
 use crate::error::{Failure, show};
-use crate::render::{Display, print};
+use crate::render::{Display, eprint, print};
 use crate::{environment, request, signals};
 
 /// Builds.
@@ -25,8 +25,8 @@ pub(crate) fn run(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let streams = OutputStreams { stdout: stdout.as_ref().map(|stdout| stdout as _) };
     let result = builder.build(&prepared.request, &streams, display.clone(), &cancel);
     let findings = display.finish();
-    if args.source.progress != ProgressMode::Rawjson && !args.quiet {
-        findings.iter().for_each(show);
+    if !silent(args) && args.source.progress != ProgressMode::Rawjson {
+        findings.iter().filter(|finding| !said_by_error(finding, &result)).for_each(show);
     }
     drop(prepared.temporary);
     let report = result?;
@@ -36,7 +36,26 @@ pub(crate) fn run(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     {
         print(&digest.to_string());
     }
+    if prepared.request.outputs.is_empty() && prepared.request.tags.is_empty() && !silent(args) {
+        eprint("note: without -t or -o the result stays in the cache only; -t NAME keeps it as an image");
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn silent(args: &BuildArgs) -> bool {
+    args.quiet || matches!(args.source.progress, ProgressMode::Quiet | ProgressMode::None)
+}
+
+/// The warning that a COPY wants what an ignore file leaves out is part of the error, once the COPY has failed of it.
+fn said_by_error(finding: &Diagnostic, result: &Result<Report, BuildError>) -> bool {
+    let (Err(error), Some((_, warned))) = (result, &finding.place) else { return false };
+    finding.code == "CopyIgnoredFile"
+        && error.diagnostics.iter().any(|diagnostic| {
+            diagnostic
+                .place
+                .as_ref()
+                .is_some_and(|(_, failed)| failed.start <= warned.start && warned.end <= failed.end)
+        })
 }
 
 fn write_files(args: &BuildArgs, report: &Report) -> Result<(), Failure> {

@@ -1,24 +1,44 @@
 //! Progress on standard error, in the form that was asked for. A thread owns the form, so that a slow terminal never slows the
-//! build, and events are only sent to it.
+//! build, and events are only sent to it. Output of steps that nobody takes is left out rather than kept.
 
 mod plain;
 mod rawjson;
+#[cfg(test)]
+mod tests;
+mod text;
 mod tty;
 
+use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rbuild::{BuildEvent, BuildEvents, Diagnostic, Timestamp};
+use rbuild::{BuildEvent, BuildEvents, Diagnostic, Timestamp, VertexId};
 
+pub(crate) use self::text::{bytes, clean, rfc3339};
 use crate::args::ProgressMode;
+
+/// So much output waits for a slow reader; what comes then is counted and left out.
+const MAX_WAITING: usize = 32 << 20;
+/// What an event takes besides its bytes.
+const EVENT_BYTES: usize = 128;
+/// Time between two pictures of the live view.
+const FRAME: Duration = Duration::from_millis(100);
 
 /// Progress being shown; `finish` shows the rest.
 pub(crate) struct Display {
-    send: Mutex<Option<Sender<BuildEvent>>>,
+    send: Mutex<Option<Sending>>,
+    waiting: Arc<AtomicUsize>,
     thread: Mutex<Option<JoinHandle<Vec<Diagnostic>>>>,
+}
+
+struct Sending {
+    sender: Sender<BuildEvent>,
+    /// Bytes of output that were left out, by their step.
+    left_out: HashMap<VertexId, usize>,
 }
 
 enum Form {
@@ -31,19 +51,29 @@ enum Form {
 impl Display {
     /// Starts showing.
     pub(crate) fn start(mode: ProgressMode) -> Arc<Self> {
-        let terminal = io::stderr().is_terminal();
+        let tty = || {
+            let lines = std::env::var("BUILDKIT_TTY_LOG_LINES").ok().and_then(|lines| lines.parse().ok());
+            Form::Tty(tty::Tty::new(io::stderr(), colors(), lines.unwrap_or(6)))
+        };
+        let buffered = || io::BufWriter::with_capacity(64 << 10, io::stderr());
         let form = match mode {
-            ProgressMode::Tty => Form::Tty(tty::Tty::new(io::stderr(), colors())),
-            ProgressMode::Auto if terminal => Form::Tty(tty::Tty::new(io::stderr(), colors())),
+            ProgressMode::Tty => tty(),
+            ProgressMode::Auto if live_terminal() => tty(),
             ProgressMode::Auto | ProgressMode::Plain => {
-                Form::Plain(plain::Plain::new(io::BufWriter::new(io::stderr())))
+                Form::Plain(plain::Plain::new(buffered(), !no_color()))
             }
-            ProgressMode::Rawjson => Form::RawJson(rawjson::RawJson::new(io::BufWriter::new(io::stderr()))),
+            ProgressMode::Rawjson => Form::RawJson(rawjson::RawJson::new(buffered())),
             ProgressMode::Quiet | ProgressMode::None => Form::Quiet,
         };
-        let (send, receive) = mpsc::channel::<BuildEvent>();
-        let thread = std::thread::spawn(move || show(form, &receive));
-        Arc::new(Self { send: Mutex::new(Some(send)), thread: Mutex::new(Some(thread)) })
+        let (sender, receive) = mpsc::channel::<BuildEvent>();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let taken = waiting.clone();
+        let thread = std::thread::spawn(move || show(form, &receive, &taken));
+        Arc::new(Self {
+            send: Mutex::new(Some(Sending { sender, left_out: HashMap::new() })),
+            waiting,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// Shows what is left, and returns the findings about the Dockerfile.
@@ -56,107 +86,133 @@ impl Display {
 
 impl BuildEvents for Display {
     fn event(&self, event: BuildEvent) {
-        if let Some(send) = &*self.send.lock().unwrap_or_else(PoisonError::into_inner) {
-            drop(send.send(event));
+        let mut guard = self.send.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(sending) = guard.as_mut() else { return };
+        match &event {
+            BuildEvent::Log { vertex, data, .. } => {
+                if self.waiting.load(Ordering::Relaxed) > MAX_WAITING {
+                    *sending.left_out.entry(*vertex).or_default() += data.len();
+                    return;
+                }
+                self.tell_left_out(sending, *vertex);
+            }
+            BuildEvent::Finished { vertex, .. } | BuildEvent::Cancelled { vertex, .. } => {
+                self.tell_left_out(sending, *vertex);
+            }
+            _ => {}
         }
+        self.waiting.fetch_add(weight(&event), Ordering::Relaxed);
+        drop(sending.sender.send(event));
     }
 }
 
-fn show(mut form: Form, receive: &mpsc::Receiver<BuildEvent>) -> Vec<Diagnostic> {
+impl Display {
+    fn tell_left_out(&self, sending: &mut Sending, vertex: VertexId) {
+        let Some(count) = sending.left_out.remove(&vertex) else { return };
+        let message =
+            format!("{} of output left out: it came faster than it could be shown", bytes(count as u64));
+        let event = BuildEvent::Warning { vertex: Some(vertex), message };
+        self.waiting.fetch_add(weight(&event), Ordering::Relaxed);
+        drop(sending.sender.send(event));
+    }
+}
+
+fn weight(event: &BuildEvent) -> usize {
+    EVENT_BYTES + if let BuildEvent::Log { data, .. } = event { data.len() } else { 0 }
+}
+
+fn show(mut form: Form, receive: &mpsc::Receiver<BuildEvent>, waiting: &AtomicUsize) -> Vec<Diagnostic> {
     let mut findings = Vec::new();
+    let mut drawn: Option<Instant> = None;
     loop {
         let event = match &form {
-            Form::Tty(_) => receive.recv_timeout(Duration::from_millis(100)),
+            Form::Tty(_) => receive.recv_timeout(FRAME),
+            Form::Plain(plain) if plain.is_waiting() => receive.recv_timeout(2 * FRAME),
             _ => receive.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         let now = now();
-        let mut last = false;
-        match event {
+        let last = match event {
             Ok(event) => {
-                for event in std::iter::once(event).chain(receive.try_iter().take(1000)) {
-                    match &mut form {
-                        Form::Plain(plain) => plain.event(&event, now),
-                        Form::Tty(tty) => tty.event(&event, now),
-                        Form::RawJson(json) => json.event(&event, now),
-                        Form::Quiet => {}
-                    }
-                    if let BuildEvent::Finding(finding) = event {
-                        findings.push(finding);
-                    }
+                waiting.fetch_sub(weight(&event), Ordering::Relaxed);
+                match &mut form {
+                    Form::Plain(plain) => plain.event(&event, now),
+                    Form::Tty(tty) => tty.event(&event, now),
+                    Form::RawJson(json) => json.event(&event, now),
+                    Form::Quiet => {}
+                }
+                if let BuildEvent::Finding(finding) = event {
+                    findings.push(finding);
+                }
+                false
+            }
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => true,
+        };
+        match &mut form {
+            Form::Tty(tty) if last || drawn.is_none_or(|at| at.elapsed() >= FRAME) => {
+                tty.draw(now, size(), last);
+                drawn = Some(Instant::now());
+            }
+            Form::Plain(plain) if last => plain.finish(),
+            Form::Plain(plain) => {
+                plain.print(now);
+                if waiting.load(Ordering::Relaxed) == 0 {
+                    plain.flush();
                 }
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => last = true,
-        }
-        if let Form::Tty(tty) = &mut form {
-            tty.draw(now, size(), last);
+            Form::RawJson(json) if last || waiting.load(Ordering::Relaxed) == 0 => json.flush(),
+            _ => {}
         }
         if last {
             return findings;
         }
-        if matches!(form, Form::Tty(_)) {
-            std::thread::sleep(Duration::from_millis(50));
-        }
     }
 }
 
-/// Whether standard error takes colours (`NO_COLOR`, not a terminal).
+/// Whether the live view can be shown: a terminal that moves its cursor.
+fn live_terminal() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
+}
+
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+/// Whether standard error takes colours.
 pub(crate) fn colors() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    live_terminal() && !no_color()
 }
 
-/// Columns and rows of the terminal.
+/// Columns and rows of the terminal; `COLUMNS` decides where there is none.
 pub(crate) fn size() -> (usize, usize) {
-    match crossterm::terminal::size() {
-        Ok((columns, rows)) if columns > 0 && rows > 0 => (usize::from(columns), usize::from(rows)),
-        _ => (100, 40),
+    if io::stderr().is_terminal()
+        && let Ok((columns, rows)) = crossterm::terminal::size()
+        && columns > 0
+        && rows > 0
+    {
+        return (usize::from(columns), usize::from(rows));
     }
+    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    (columns.filter(|columns| *columns >= 20).unwrap_or(100), 40)
 }
 
-pub(crate) fn now() -> Timestamp {
+fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }
 
-/// `1.2s`
-fn seconds(from: Timestamp, to: Timestamp) -> String {
-    let tenths = to.0.saturating_sub(from.0).max(0) / 100_000_000;
-    format!("{}.{}s", tenths / 10, tenths % 10)
-}
-
-/// `1.23MB`, decimal as BuildKit shows sizes.
-pub(crate) fn bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    #[expect(clippy::cast_precision_loss, reason = "shown with two decimals")]
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
+/// The step that `event` is about.
+fn vertex_of(event: &BuildEvent) -> Option<VertexId> {
+    match event {
+        BuildEvent::Started { vertex, .. }
+        | BuildEvent::Cached { vertex, .. }
+        | BuildEvent::Finished { vertex, .. }
+        | BuildEvent::Cancelled { vertex, .. }
+        | BuildEvent::Log { vertex, .. }
+        | BuildEvent::Status { vertex, .. } => Some(*vertex),
+        BuildEvent::Warning { vertex, .. } => *vertex,
+        BuildEvent::Finding(_) => None,
     }
-    if unit == 0 { format!("{n}B") } else { format!("{value:.2}{}", UNITS[unit]) }
-}
-
-/// RFC 3339 in UTC with nanoseconds.
-pub(crate) fn rfc3339(at: Timestamp) -> String {
-    let (secs, nanos) = (at.0.div_euclid(1_000_000_000), at.0.rem_euclid(1_000_000_000));
-    let (days, rest) = (secs.div_euclid(86_400), secs.rem_euclid(86_400));
-    // Days since 0000-03-01, so that leap days end the year.
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{nanos:09}Z",
-        rest / 3600,
-        rest / 60 % 60,
-        rest % 60
-    )
 }
 
 /// Prints to standard error; that it is closed is no reason to fail.
@@ -167,21 +223,4 @@ pub(crate) fn eprint(text: &str) {
 /// Prints to standard output.
 pub(crate) fn print(text: &str) {
     drop(writeln!(io::stdout(), "{text}"));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_and_sizes_for_people() {
-        assert_eq!(rfc3339(Timestamp(0)), "1970-01-01T00:00:00.000000000Z");
-        assert_eq!(rfc3339(Timestamp(1_709_210_096_000_000_007)), "2024-02-29T12:34:56.000000007Z");
-        assert_eq!(rfc3339(Timestamp(-1)), "1969-12-31T23:59:59.999999999Z");
-        assert_eq!(seconds(Timestamp(0), Timestamp(1_290_000_000)), "1.2s");
-        assert_eq!(
-            [bytes(0), bytes(999), bytes(1500), bytes(258_000_000)],
-            ["0B", "999B", "1.50kB", "258.00MB"]
-        );
-    }
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use rbuild::{BuildEvent, Digest, Stream, Timestamp, VertexId};
 use serde_json::{Map, Value, json};
 
-use super::rfc3339;
+use super::text::rfc3339;
 
 /// Writes one object an event.
 pub(crate) struct RawJson<W> {
@@ -73,6 +73,11 @@ impl<W: Write> RawJson<W> {
             }
         };
         drop(writeln!(self.out, "{object}"));
+    }
+
+    /// Writes what is still in the buffer.
+    pub(crate) fn flush(&mut self) {
+        drop(self.out.flush());
     }
 
     fn vertex(&mut self, vertex: VertexId, name: Option<&str>, fields: &[(&str, Value)]) -> Value {

@@ -1,0 +1,191 @@
+//! Explains why a COPY or ADD did not find its source: an ignore file leaves it out, it is named a little differently, or the
+//! path means something else. Looks at the directories only once a build has failed.
+
+use std::path::{Path, PathBuf};
+
+use rbuild_diag::Diagnostic;
+use rbuild_graph::{CopyAction, FileKind, Graph, NodeId, Op, SourceOp};
+use rbuild_tree::IgnoreFile;
+
+use crate::{BuildRequest, Context, DockerfileSource, NamedContextSource, inputs};
+
+/// More names than this are not looked at for a similar one.
+const MAX_NAMES: usize = 10_000;
+/// More names than this are not listed.
+const MAX_LISTED: usize = 12;
+
+/// Rewrites `finding`, that something which `step` copies was not found, where the graph tells what and from where.
+pub(crate) fn explain(finding: &mut Diagnostic, graph: &Graph, step: NodeId, request: &BuildRequest) {
+    let node = graph.node(step);
+    let Op::File(file) = &node.op else { return };
+    let copies = file.actions.iter().filter_map(|action| match &action.kind {
+        FileKind::Copy(copy) => Some((copy, node.inputs.get(action.secondary_input? as usize)?)),
+        _ => None,
+    });
+    // The engine's message begins with the quoted path.
+    let Some(missing) = finding.message.split('"').nth(1).map(|path| path.trim_matches('/').to_owned())
+    else {
+        return;
+    };
+    let Some((copy, edge)) = copies.into_iter().find(|(copy, _)| names(copy, &missing)) else { return };
+    let from = graph.node(edge.node);
+    match &from.op {
+        Op::Source(SourceOp::Local(local)) => {
+            let Some(dir) = directory(request, &local.name) else { return };
+            let place = if local.name == "context" {
+                "the build context".to_owned()
+            } else {
+                format!("the context {:?}", local.name)
+            };
+            finding.message = format!("cannot copy {missing:?}: {place} has no such file or directory");
+            in_directory(finding, &dir, &missing, ignore_file(request, &local.name, &dir).as_ref());
+        }
+        Op::Source(SourceOp::Image(image)) => {
+            finding.message = format!(
+                "cannot copy {:?}: the image {} has no such file or directory",
+                copy.src, image.reference
+            );
+        }
+        _ if !from.meta.stage.is_empty() => {
+            finding.message = format!(
+                "cannot copy {:?}: the stage {:?} has no such file or directory",
+                copy.src, from.meta.stage
+            );
+        }
+        _ => {}
+    }
+}
+
+fn names(copy: &CopyAction, missing: &str) -> bool {
+    let same = |path: &str| path.trim_matches('/') == missing;
+    same(&copy.src) || copy.required_paths.iter().any(|path| same(path))
+}
+
+fn directory(request: &BuildRequest, name: &str) -> Option<PathBuf> {
+    let named = request.named_contexts.iter().find_map(|context| match &context.value {
+        NamedContextSource::Dir(dir) if context.name == name => Some(dir.clone()),
+        _ => None,
+    });
+    match &request.context {
+        _ if named.is_some() => named,
+        Context::Dir(dir) if name == "context" => Some(dir.clone()),
+        _ => None,
+    }
+}
+
+/// The ignore file's name and lines.
+fn ignore_file(request: &BuildRequest, name: &str, dir: &Path) -> Option<(String, IgnoreFile)> {
+    let beside = match &request.dockerfile {
+        DockerfileSource::File(path) => Some(path.clone()),
+        DockerfileSource::Default => Some(dir.join("Dockerfile")),
+        DockerfileSource::Text { .. } => None,
+    };
+    let found = if name == "context" {
+        inputs::ignore_file(dir, beside.as_deref())
+    } else {
+        inputs::context_ignore_file(dir)
+    };
+    let file = found.ok()?.file?;
+    Some((file.name().to_owned(), IgnoreFile::parse(file.text()).ok()?))
+}
+
+fn in_directory(finding: &mut Diagnostic, dir: &Path, missing: &str, ignore: Option<&(String, IgnoreFile)>) {
+    if std::fs::symlink_metadata(dir.join(missing)).is_ok() {
+        if let Some((name, ignore)) = ignore
+            && let Some(line) = ignore.which_excludes(missing)
+        {
+            finding.notes.push(format!(
+                "it is there, but line {} of {name} ({:?}) leaves it out of the context",
+                line.line, line.pattern
+            ));
+            finding.help = Some(format!("remove or narrow that line, or add a line !{missing} below it"));
+        }
+        return;
+    }
+    if written(finding).is_some_and(|text| text.contains("../")) {
+        finding.notes.push("the context is as far up as `..` leads".to_owned());
+    } else if Path::new("/").join(missing).exists()
+        && written(finding).is_some_and(|text| text.contains(" /"))
+    {
+        finding.notes.push(format!("/{missing} of this machine is not meant: paths begin at the context"));
+    }
+    finding.notes.push(format!("the context is {}", dir.display()));
+    let (mut here, mut shown) = (dir.to_owned(), String::new());
+    for name in missing.split('/') {
+        if here.join(name).is_dir() {
+            here.push(name);
+            shown.push_str(name);
+            shown.push('/');
+            continue;
+        }
+        let names = listing(&here);
+        if let Some(similar) = rbuild_diag::nearest(name, names.iter().map(String::as_str)) {
+            let rest = missing.get(shown.len() + name.len()..).unwrap_or_default();
+            let rest = if here.join(similar).is_dir() { rest } else { "" };
+            finding.help = Some(format!("did you mean {:?}?", format!("{shown}{similar}{rest}")));
+        } else if names.is_empty() {
+            finding.help = Some("the directory is empty: is it the right one?".to_owned());
+        } else {
+            let more = if names.len() > MAX_LISTED { ", …" } else { "" };
+            let listed = names.iter().take(MAX_LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+            let place = if shown.is_empty() { "it".to_owned() } else { shown.clone() };
+            finding.notes.push(format!("{place} has: {listed}{more}"));
+            finding.help = Some(
+                "paths are relative to the context: is it the right directory, and was the file made?"
+                    .to_owned(),
+            );
+        }
+        return;
+    }
+}
+
+/// The instruction as written.
+fn written(finding: &Diagnostic) -> Option<&str> {
+    let (file, span) = finding.place.as_ref()?;
+    file.text().get(span.range())
+}
+
+fn listing(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .map(|entries| {
+            entries
+                .flatten()
+                .take(MAX_NAMES)
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect()
+        })
+        .unwrap_or_default();
+    names.sort();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(dir: &Path, missing: &str, ignore: &str) -> Diagnostic {
+        let mut finding = Diagnostic::error("RB2010", "not found");
+        let ignore = IgnoreFile::parse(ignore).ok().map(|file| (".dockerignore".to_owned(), file));
+        in_directory(&mut finding, dir, missing, ignore.as_ref());
+        finding
+    }
+
+    #[test]
+    fn says_what_is_there_and_who_leaves_it_out() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("src/lib")).unwrap();
+        std::fs::write(dir.path().join("src/lib/main.c"), "").unwrap();
+        for (missing, help) in [
+            ("scr/lib/main.c", "did you mean \"src/lib/main.c\"?"),
+            ("src/lib/mian.c", "did you mean \"src/lib/main.c\"?"),
+            ("src/lib/main.c/x", "paths are relative"),
+        ] {
+            let got = finding(dir.path(), missing, "");
+            assert!(got.help.as_deref().unwrap_or_default().starts_with(help), "{missing}: {got:?}");
+        }
+        assert!(finding(dir.path(), "zzzzzz", "").notes.contains(&"it has: src".to_owned()));
+        let ignored = finding(dir.path(), "src/lib/main.c", "# no\n*/lib\n");
+        assert!(ignored.notes[0].contains("line 2 of .dockerignore (\"*/lib\")"), "{ignored:?}");
+        assert!(ignored.help.unwrap().contains("!src/lib/main.c"));
+    }
+}
