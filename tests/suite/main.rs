@@ -1,3 +1,5 @@
 //! Whole builds through the public surfaces, and rules about the source tree. One binary, so that it links once.
 
+mod common;
+mod copy;
 mod tidy;
