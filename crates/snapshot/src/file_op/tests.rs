@@ -284,6 +284,10 @@ fn include_and_exclude() {
         ..with(&["a/x.go"], &[])
     };
     check_copy("", source, required(&["a/x.go"]), &format!("{t}{a}"));
+    // COPY --parents s/./a/x.go: what is required is named from the root of the source.
+    let pivot = |path: &str| CopyAction { src: "/s".to_owned(), ..required(&[path]) };
+    check_copy("", source, pivot("/s/a/x.go"), &format!("{t}{a}"));
+    fails("", source, FileKind::Copy(pivot("/s/q")), ErrorKind::NotFound, "\"/s/q\": not found");
     fails("", source, FileKind::Copy(required(&["a/x.go", "q"])), ErrorKind::NotFound, "\"/q\": not found");
 }
 
