@@ -37,7 +37,9 @@ mod tests {
         assert_eq!(allowed(false, false), 0x8004_05fb);
         assert_eq!(allowed(false, true), 0x8804_05fb);
         assert_eq!(allowed(true, false), u64::MAX);
-        for dangerous in [2u8, 9, 11, 12, 13, 16, 17, 19, 21, 22, 23, 24, 25, 29, 30, 32, 33, 34, 37, 38, 39, 40] {
+        for dangerous in
+            [2u8, 9, 11, 12, 13, 16, 17, 19, 21, 22, 23, 24, 25, 29, 30, 32, 33, 34, 37, 38, 39, 40]
+        {
             assert_eq!(allowed(false, true) >> dangerous & 1, 0, "{dangerous}");
         }
     }

@@ -111,8 +111,13 @@ mod tests {
         let own = [IpAddr::from([9, 9, 9, 9])];
         let cases: &[(&str, &[IpAddr], Reach, &str, bool)] = &[
             ("nameserver 10.0.0.2\n", &[], OUT, "nameserver 10.0.0.2\n", false),
-            ("search a b\n# x\nnameserver 127.0.0.1\nnameserver 10.0.0.2\noptions ndots:2\n", &[], OUT,
-                "search a b\noptions ndots:2\nnameserver 10.0.0.2\n", false),
+            (
+                "search a b\n# x\nnameserver 127.0.0.1\nnameserver 10.0.0.2\noptions ndots:2\n",
+                &[],
+                OUT,
+                "search a b\noptions ndots:2\nnameserver 10.0.0.2\n",
+                false,
+            ),
             ("nameserver 127.0.0.1\n", &[], OUT, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n", true),
             ("nameserver fe80::1%eth0\n", &[], OUT, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n", true),
             ("", &[], OUT, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n", true),

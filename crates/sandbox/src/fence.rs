@@ -31,8 +31,13 @@ impl Fence {
         let watched = Arc::new(AtomicI32::new(own.as_raw_fd()));
         let stack = Stack::new(32 << 10)?;
         let pidfd = AtomicI32::new(-1);
-        let clone =
-            Clone { flags: libc::CLONE_NEWPID as u64, exit_signal: 0, cgroup: None, stack: &stack, pidfd: &pidfd };
+        let clone = Clone {
+            flags: libc::CLONE_NEWPID as u64,
+            exit_signal: 0,
+            cgroup: None,
+            stack: &stack,
+            pidfd: &pidfd,
+        };
         // SAFETY: `watched` is kept by the fence, which outlives the guard.
         unsafe { spawn(&clone, watch, Arc::as_ptr(&watched).cast::<c_void>()) }
             .map_err(io::Error::from_raw_os_error)?;

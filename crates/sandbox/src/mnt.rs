@@ -82,7 +82,8 @@ pub(crate) fn set_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) -
 
 /// A detached mount of the directory or file that `at` is open at, which is attached in this mount namespace.
 pub(crate) fn bind(at: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     Ok(rustix::mount::open_tree(at, c"", flags)?)
 }
 
@@ -163,7 +164,13 @@ pub(crate) fn open_inside(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedF
 }
 
 /// Makes a file with this content in a directory of ours; returns it as a place.
-pub(crate) fn put_file(dir: BorrowedFd<'_>, name: &str, data: &[u8], mode: u32, owner: (u32, u32)) -> io::Result<OwnedFd> {
+pub(crate) fn put_file(
+    dir: BorrowedFd<'_>,
+    name: &str,
+    data: &[u8],
+    mode: u32,
+    owner: (u32, u32),
+) -> io::Result<OwnedFd> {
     use std::io::Write;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     let mut file = std::fs::File::from(rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?);

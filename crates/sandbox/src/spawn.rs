@@ -118,6 +118,46 @@ pub(crate) unsafe fn spawn(clone: &Clone<'_>, entry: Entry, arg: *const c_void) 
     }
 }
 
+/// As `spawn`, in the PID namespace that children of the calling thread are to start in: from there only can a
+/// namespace below be made. A helper goes there, makes the child, and hands it to its own parent.
+///
+/// # Safety
+/// As `spawn`, with `CLONE_VFORK`.
+pub(crate) unsafe fn spawn_beyond(clone: &Clone<'_>, entry: Entry, arg: *const c_void) -> Result<(), Errno> {
+    struct Relay<'a> {
+        clone: &'a Clone<'a>,
+        entry: Entry,
+        arg: *const c_void,
+        errno: AtomicI32,
+    }
+    extern "C" fn relay(arg: *const c_void) -> ! {
+        // SAFETY: `arg` is the relay below, whose owner waits.
+        let relay = unsafe { &*arg.cast::<Relay<'_>>() };
+        // SAFETY: the promise of the caller of `spawn_beyond`.
+        if let Err(errno) = unsafe { spawn(relay.clone, relay.entry, relay.arg) } {
+            relay.errno.store(errno, Ordering::SeqCst);
+        }
+        sys::exit(0)
+    }
+    let clone =
+        Clone { flags: clone.flags | CLONE_VFORK | libc::CLONE_PARENT as u64, exit_signal: 0, ..*clone };
+    let relay_job = Relay { clone: &clone, entry, arg, errno: AtomicI32::new(0) };
+    let stack = Stack::new(16 << 10).map_err(|error| error.raw_os_error().unwrap_or(libc::ENOMEM))?;
+    let pidfd = AtomicI32::new(-1);
+    // Descriptors are shared, so that the child's is made here.
+    let flags = CLONE_VFORK | libc::CLONE_FILES as u64;
+    let helper = Clone { flags, exit_signal: libc::SIGCHLD, cgroup: None, stack: &stack, pidfd: &pidfd };
+    // SAFETY: with CLONE_VFORK the helper is gone when this returns, and with it every use of the relay.
+    unsafe { spawn(&helper, relay, (&raw const relay_job).cast()) }?;
+    if let Some(helper) = Child::adopt(&pidfd) {
+        helper.wait()?;
+    }
+    match relay_job.errno.load(Ordering::SeqCst) {
+        0 => Ok(()),
+        errno => Err(errno),
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 unsafe fn clone3(args: &CloneArgs, entry: Entry, arg: *const c_void) -> isize {
     let mut result = libc::SYS_clone3 as isize;
@@ -186,7 +226,7 @@ impl Child {
     }
 
     /// Waits for its end and reaps it.
-    pub(crate) fn wait(self) -> Result<Ended, Errno> {
+    pub(crate) fn wait(&self) -> Result<Ended, Errno> {
         const P_PIDFD: i32 = 3;
         loop {
             // SAFETY: an all-zero `siginfo_t` is valid; the kernel fills it in.
@@ -245,7 +285,11 @@ impl Found {
 ///
 /// # Safety
 /// As `spawn`; `entry` ends by `finish` of the `Found` it reaches through `arg`.
-pub(crate) unsafe fn in_mount_namespace(entry: Entry, arg: *const c_void, found: &Found) -> io::Result<OwnedFd> {
+pub(crate) unsafe fn in_mount_namespace(
+    entry: Entry,
+    arg: *const c_void,
+    found: &Found,
+) -> io::Result<OwnedFd> {
     let stack = Stack::new(64 << 10)?;
     let pidfd = AtomicI32::new(-1);
     let flags = CLONE_VFORK | libc::CLONE_NEWNS as u64 | libc::CLONE_FILES as u64;

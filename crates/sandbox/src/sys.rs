@@ -1,6 +1,9 @@
 //! System calls by hand: no `errno`, no thread-local storage, no allocation. They are what a child may use that
 //! shares its parent's memory until it executes something else. Knows nothing of steps.
-#![expect(unsafe_code, reason = "system calls are made in assembly, so that the child touches nothing of libc")]
+#![expect(
+    unsafe_code,
+    reason = "system calls are made in assembly, so that the child touches nothing of libc"
+)]
 
 use std::arch::asm;
 use std::ffi::CStr;
@@ -74,15 +77,20 @@ fn decode(result: isize) -> SysResult {
     if (-4095..0).contains(&result) { Err(-result as Errno) } else { Ok(result as usize) }
 }
 
+/// Registers that a call does not use are zero.
+pub(crate) fn registers<const N: usize>(args: [usize; N]) -> [usize; 6] {
+    let mut out = [0; 6];
+    for (slot, arg) in out.iter_mut().zip(args) {
+        *slot = arg;
+    }
+    out
+}
+
 /// Calls with fewer arguments, each cast to a register.
 macro_rules! sys {
-    ($nr:ident $(, $arg:expr)* $(,)?) => {{
-        let mut args = [0usize; 6];
-        let mut rest = args.iter_mut();
-        $( if let Some(slot) = rest.next() { *slot = $arg as usize; } )*
-        drop(rest);
-        $crate::sys::call(libc::$nr, args)
-    }};
+    ($nr:ident $(, $arg:expr)* $(,)?) => {
+        $crate::sys::call(libc::$nr, $crate::sys::registers([$($arg as usize),*]))
+    };
 }
 pub(crate) use sys;
 
@@ -138,8 +146,10 @@ pub(crate) fn move_mount(from: RawFd, to: RawFd) -> Result<(), Errno> {
 pub(crate) fn mount_setattr(fd: RawFd, path: &CStr, flags: usize, attr: &MountAttr) -> Result<(), Errno> {
     let flags = flags | if path.is_empty() { AT_EMPTY_PATH } else { 0 };
     // SAFETY: path and structure outlive the call.
-    unsafe { sys!(SYS_mount_setattr, fd, path.as_ptr(), flags, std::ptr::from_ref(attr), size_of::<MountAttr>()) }
-        .map(drop)
+    unsafe {
+        sys!(SYS_mount_setattr, fd, path.as_ptr(), flags, std::ptr::from_ref(attr), size_of::<MountAttr>())
+    }
+    .map(drop)
 }
 
 /// A new file system of this type without options, as a detached mount.

@@ -117,7 +117,8 @@ fn lines(data: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn passwd_entries(data: &[u8]) -> impl Iterator<Item = PasswdEntry<'_>> {
     lines(data).filter_map(|line| {
         let mut fields = line.split(|b| *b == b':');
-        let (name, _, uid, gid) = (fields.next()?, fields.next()?, number(fields.next()?)?, number(fields.next()?)?);
+        let (name, _, uid, gid) =
+            (fields.next()?, fields.next()?, number(fields.next()?)?, number(fields.next()?)?);
         let home = fields.nth(1).unwrap_or_default();
         Some(PasswdEntry { name, uid, gid, home })
     })
@@ -141,7 +142,8 @@ mod tests {
 
     const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n\nbad line\napp:x:1000:1000::/home/app:\n\
         zero:x:abc:0::/:\n2000:x:0:0::/evil:/bin/sh\nnohome:x:1001:5\nbig:x:4294967295:0::/:\n";
-    const GROUP: &[u8] = b"root:x:0:root\nadm:x:4:root,app\nstaff:x:50:app\napp:x:1000:\nnobody\nwild:x:60: app \n";
+    const GROUP: &[u8] =
+        b"root:x:0:root\nadm:x:4:root,app\nstaff:x:50:app\napp:x:1000:\nnobody\nwild:x:60: app \n";
 
     fn check(spec: &str, expected: &str) {
         let got = match resolve(spec, PASSWD, GROUP) {
@@ -180,7 +182,10 @@ mod tests {
         }
         check("big", "unable to use \"big\" as user: uids and gids must be in range 0-2147483647");
         check("app:nope", "unable to find group nope: no matching entries in group file");
-        check("1000:4294967295", "unable to use \"4294967295\" as user: uids and gids must be in range 0-2147483647");
+        check(
+            "1000:4294967295",
+            "unable to use \"4294967295\" as user: uids and gids must be in range 0-2147483647",
+        );
     }
 
     #[test]

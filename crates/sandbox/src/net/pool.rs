@@ -12,6 +12,7 @@ use rustix::thread::UnshareFlags;
 use super::nat::{self, Nat};
 use super::netlink::Netlink;
 use super::stack::{Program, Stack};
+use crate::etc_files::Reach;
 use crate::{NetBackend, SandboxOptions};
 
 /// Networks with and without a way out.
@@ -46,6 +47,21 @@ impl Lease {
     /// The namespace.
     pub(crate) fn namespace(&self) -> Option<BorrowedFd<'_>> {
         self.network.as_ref().map(|network| network.namespace.as_fd())
+    }
+
+    /// What name servers can be reached.
+    pub(crate) fn reach(&self) -> Reach {
+        Reach::Outside
+    }
+
+    /// Whether there is a way out at all.
+    pub(crate) fn leads_out(&self) -> bool {
+        !self.loopback
+    }
+
+    /// Takes it down: nobody else shall have it.
+    pub(crate) fn discard(mut self) {
+        self.network = None;
     }
 }
 
