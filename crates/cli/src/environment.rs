@@ -34,7 +34,10 @@ pub(crate) fn open_store(cli: &Cli) -> Result<Store, Failure> {
         .map(|host| host.trim().to_owned())
         .collect();
     options.engine = EngineAccess { docker_socket: docker_socket(), podman: find_program("podman") };
-    Ok(Store::open(options)?)
+    Ok(Store::open(options).map_err(|error| match error.help {
+        Some(_) => error,
+        None => error.help("this is about the store; --root DIR or RBUILD_ROOT puts it elsewhere"),
+    })?)
 }
 
 /// `--root`, `RBUILD_ROOT`, or the system's data directory for root and the user's otherwise.

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             Command::Prune(args) => commands::store::prune(&cli, args),
         };
         match result {
+            Ok(_) if render::output_lost() => ExitCode::FAILURE,
             Ok(code) => code,
             Err(failure) => error::report(&failure),
         }

@@ -164,10 +164,7 @@ fn inputs(args: &SourceArgs, root: &Path) -> Result<(Context, DockerfileSource, 
                 (Context::None, DockerfileSource::Text { name: "Dockerfile".to_owned(), text }, None)
             }
             rbuild::ContextStream::Archive(dir) => {
-                let file = match &args.file {
-                    Some(file) => DockerfileSource::File(dir.path().join(file)),
-                    None => DockerfileSource::Default,
-                };
+                let file = in_archive(dir.path(), args.file.as_deref())?;
                 (Context::Dir(dir.path().to_owned()), file, Some(dir))
             }
         });
@@ -201,6 +198,24 @@ fn inputs(args: &SourceArgs, root: &Path) -> Result<(Context, DockerfileSource, 
         Some(file) => DockerfileSource::File(PathBuf::from(file)),
     };
     Ok((Context::Dir(dir), dockerfile, None))
+}
+
+/// The Dockerfile of a context that came as an archive, under the name that it has in there.
+fn in_archive(dir: &Path, file: Option<&str>) -> Result<DockerfileSource> {
+    let name = file.unwrap_or("Dockerfile");
+    let path = dir.join(name);
+    let beside = dir.join(format!("{name}.dockerignore"));
+    if path.is_file() && !beside.exists() {
+        let text = std::fs::read(&path).map_err(|error| {
+            Usage(format!("cannot read {name:?} of the archive on standard input: {error}"))
+        })?;
+        return Ok(DockerfileSource::Text { name: name.to_owned(), text });
+    }
+    match file {
+        _ if path.is_file() => Ok(DockerfileSource::File(path)),
+        None if dir.join("dockerfile").is_file() => Ok(DockerfileSource::Default),
+        _ => usage(format!("the archive on standard input has no {name:?}; name its Dockerfile with -f")),
+    }
 }
 
 fn stdin() -> Result<std::io::Stdin> {

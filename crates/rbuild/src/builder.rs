@@ -201,11 +201,11 @@ impl Builder {
         cancel: &CancelToken,
     ) -> Result<Exported, BuildError> {
         let mut outputs = request.outputs.clone();
-        if outputs.is_empty() && !request.tags.is_empty() {
-            // Kept in the own store under its names.
+        if outputs.is_empty() && (!request.tags.is_empty() || request.want_digests) {
+            // Kept in the own store under its names, if it has any.
             outputs.extend(OutputSpec::from_pairs("image", []));
         }
-        if outputs.is_empty() && !request.want_digests {
+        if outputs.is_empty() {
             return Ok(Exported::default());
         }
         let task = vertices.task(outputs.first().map_or("exporting to image", describe));

@@ -63,7 +63,12 @@ impl Task {
     pub(crate) fn finish<T, E: std::fmt::Display>(self, result: Result<T, E>) -> Result<T, E> {
         let error = result.as_ref().err().map(ToString::to_string);
         let (vertex, at) = (self.vertex, self.vertices.clock.now());
-        self.vertices.send(BuildEvent::Finished { vertex, at, error });
+        // Every error of a cancelled call says just this.
+        if error.as_deref() == Some("cancelled") {
+            self.vertices.send(BuildEvent::Cancelled { vertex, at });
+        } else {
+            self.vertices.send(BuildEvent::Finished { vertex, at, error });
+        }
         result
     }
 }

@@ -59,9 +59,9 @@ fn said_by_error(finding: &Diagnostic, result: &Result<Report, BuildError>) -> b
 }
 
 fn write_files(args: &BuildArgs, report: &Report) -> Result<(), Failure> {
-    if let Some(path) = &args.iidfile {
-        let id = report.image_id().map(|digest| digest.to_string()).unwrap_or_default();
-        write(path, id.as_bytes())?;
+    // Outputs that are no image have no id; an empty file would be taken for one.
+    if let (Some(path), Some(id)) = (&args.iidfile, report.image_id()) {
+        write(path, id.to_string().as_bytes())?;
     }
     if let Some(path) = &args.metadata_file {
         write(path, report.metadata_json().as_bytes())?;

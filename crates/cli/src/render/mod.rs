@@ -10,7 +10,7 @@ mod tty;
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -220,7 +220,20 @@ pub(crate) fn eprint(text: &str) {
     drop(writeln!(io::stderr(), "{text}"));
 }
 
-/// Prints to standard output.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Prints to standard output. A reader that has seen enough is no failure, a full disk is: see `output_lost`.
 pub(crate) fn print(text: &str) {
-    drop(writeln!(io::stdout(), "{text}"));
+    let mut out = io::stdout();
+    if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush())
+        && error.kind() != io::ErrorKind::BrokenPipe
+        && !LOST.swap(true, Ordering::Relaxed)
+    {
+        eprint(&format!("error: cannot write to standard output: {error}"));
+    }
+}
+
+/// Whether something could not be printed.
+pub(crate) fn output_lost() -> bool {
+    LOST.load(Ordering::Relaxed)
 }
