@@ -31,6 +31,7 @@ pub(crate) struct Pool {
 /// A namespace and what makes it work. The stack goes before the namespace.
 #[derive(Debug)]
 struct Network {
+    #[expect(dead_code, reason = "it works until it is dropped")]
     stack: Option<Stack>,
     namespace: OwnedFd,
 }
