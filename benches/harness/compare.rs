@@ -83,11 +83,10 @@ fn with_engines(options: &Options, runner: &Runner, engines: &mut Vec<Box<dyn En
     let names: Vec<&str> = engines.iter().map(|engine| engine.name()).collect();
     let mut bench = Bench { options, runner, bases: &bases, samples: Vec::new(), json: open_json(options)? };
     bench.head(engines)?;
-    for workload in &options.workloads {
-        bench.workload(*workload, engines)?;
-    }
+    // What was measured before an error or an interrupt is worth showing.
+    let done = options.workloads.iter().try_for_each(|workload| bench.workload(*workload, engines));
     println!("\n{}", table(&bench.samples, &names).trim_end());
-    Ok(bench.samples.iter().all(|sample| sample.error.is_none()))
+    done.map(|()| bench.samples.iter().all(|sample| sample.error.is_none()))
 }
 
 fn push_bases(options: &Options, runner: &Runner, registry: &Registry) -> Result<Bases> {
