@@ -9,7 +9,7 @@ use rbuild_export::{BuiltImage, ExportContext, ExportRequest, Exported, OutputSp
 use rbuild_graph::{NetMode, Op, SecurityMode};
 use rbuild_lower::{LowerOptions, Lowered, MainContext, NamedContextValue};
 use rbuild_oci::Platform;
-use rbuild_ports::{CancelToken, Snapshot};
+use rbuild_ports::{CancelToken, ErrorKind, Snapshot};
 
 use crate::resolve::Resolver;
 use crate::vertices::{GraphEvents, Vertices};
@@ -234,7 +234,19 @@ impl Builder {
             inline_cache: None,
             want_digests: request.want_digests,
         };
-        let result = rbuild_export::export(&context, &export);
+        let mut result = rbuild_export::export(&context, &export);
+        // A damaged blob was dropped when it was found, and is fetched or made anew. The same damage twice is another fault.
+        // What went to standard output cannot be taken back.
+        let mut last = String::new();
+        while let Err(error) = &result
+            && error.kind == ErrorKind::Corrupt
+            && error.message != last
+            && streams.stdout.is_none()
+        {
+            vertices.warn(format!("{}; trying again", error.message));
+            last.clone_from(&error.message);
+            result = rbuild_export::export(&context, &export);
+        }
         Ok(task.finish(result)?)
     }
 }
