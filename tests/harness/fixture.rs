@@ -148,14 +148,22 @@ pub fn make_tree(dir: &Path, text: &str) {
 /// # Panics
 /// When a time cannot be set.
 pub fn set_times(dir: &Path) {
+    set_times_to(dir, TIME);
+}
+
+/// Gives everything below `dir`, and itself, this time; links are not followed.
+///
+/// # Panics
+/// When a time cannot be set.
+pub fn set_times_to(dir: &Path, time: i64) {
     for entry in fs::read_dir(dir).expect("a directory of the fixture").flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            set_times(&entry.path());
+            set_times_to(&entry.path(), time);
         } else {
-            set_time(&entry.path(), TIME);
+            set_time(&entry.path(), time);
         }
     }
-    set_time(dir, TIME);
+    set_time(dir, time);
 }
 
 /// Sets when a file was last changed; a link is not followed.

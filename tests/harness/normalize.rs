@@ -67,6 +67,26 @@ impl Rootfs {
         out
     }
 
+    /// The entries of one layer as they are, whiteouts too: path, type, mode, owner, content.
+    ///
+    /// # Panics
+    /// When it is no tar.
+    #[must_use]
+    pub fn entries(layer: &[u8]) -> Vec<String> {
+        let mut archive = tar::Archive::new(layer);
+        let entries = archive.entries().expect("a tar");
+        let line = |entry: std::io::Result<tar::Entry<'_, &[u8]>>| {
+            let mut entry = entry.expect("a tar entry");
+            let path = String::from_utf8_lossy(&entry.path_bytes()).trim_matches('/').to_owned();
+            let kind = entry.header().entry_type();
+            let node = read(&mut entry, kind, 0);
+            let line =
+                format!("{path} {} {:04o} {}:{} {}", node.kind, node.mode, node.uid, node.gid, node.content);
+            line.trim_end().to_owned()
+        };
+        entries.map(line).collect()
+    }
+
     /// An entry.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<&Node> {
@@ -125,7 +145,8 @@ impl Rootfs {
             let node = match entry.header().entry_type() {
                 tar::EntryType::Link => {
                     let target = entry.link_name_bytes().expect("a hard link has a target").into_owned();
-                    let target = String::from_utf8_lossy(&target).trim_matches('/').to_owned();
+                    let target = String::from_utf8_lossy(&target);
+                    let target = target.trim_start_matches("./").trim_matches('/').to_owned();
                     let found = upper.get(&target).or_else(|| self.nodes.get(&target)).cloned();
                     found.unwrap_or_else(|| panic!("{path} is a hard link to {target}, which is not there"))
                 }

@@ -44,6 +44,27 @@ pub(crate) fn require_root() -> bool {
     root
 }
 
+/// Whether steps can run here at all, found out once.
+pub(crate) fn require_sandbox() -> bool {
+    static RUNS: OnceLock<Result<(), String>> = OnceLock::new();
+    let runs = RUNS.get_or_init(|| {
+        if !rustix::process::geteuid().is_root() {
+            return Err("this is not root".to_owned());
+        }
+        let space = Space::new();
+        let built = build_with(&builder(&space), &request(&space, "FROM BASE\nRUN true"));
+        built.result.map(drop).map_err(|error| describe(&error))
+    });
+    if let Err(why) = runs {
+        assert!(
+            std::env::var_os("RBUILD_REQUIRE_SANDBOX").is_none(),
+            "RBUILD_REQUIRE_SANDBOX is set, and steps do not run: {why}"
+        );
+        note(&format!("skipped: steps do not run here: {why}"));
+    }
+    runs.is_ok()
+}
+
 #[expect(clippy::print_stderr, reason = "a test says why it does nothing")]
 pub(crate) fn note(text: &str) {
     eprintln!("note: {text}");
@@ -92,9 +113,27 @@ pub(crate) fn describe(error: &BuildError) -> String {
     texts.join("\n")
 }
 
+/// Compares texts and shows only the lines that differ.
+#[track_caller]
+pub(crate) fn assert_same_lines(expected: &str, found: &str, what: &str) {
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+    let (left, right) = (lines(expected), lines(found));
+    let list = |mark: &str, set: std::collections::btree_set::Difference<'_, String>| {
+        set.map(|line| format!("{mark} {line}\n")).collect::<String>()
+    };
+    let missing = list("-", left.difference(&right));
+    let extra = list("+", right.difference(&left));
+    assert!(expected == found, "{what}:\n{missing}{extra}");
+}
+
 /// Opens the store of a space.
 pub(crate) fn builder(space: &Space) -> Builder {
-    let mut options = StoreOptions::new(space.store());
+    open_builder(&space.store())
+}
+
+/// Opens the store at a path.
+pub(crate) fn open_builder(store: &Path) -> Builder {
+    let mut options = StoreOptions::new(store);
     options.rootless = Rootless::Root;
     let store = Store::open(options).unwrap_or_else(|error| panic!("open the store: {error}"));
     Builder::new(store).unwrap_or_else(|error| panic!("make a builder: {error}"))
@@ -213,6 +252,9 @@ impl Recorder {
         let mut steps: Vec<String> = std::mem::take(&mut state.steps).into_values().collect();
         for step in &mut steps {
             *step = step.replace(&busybox(), "BASE").replace(&registry().host(), "REGISTRY");
+            if let Some((before, after)) = step.split_once("@sha256:") {
+                *step = format!("{before}{}", after.get(64..).unwrap_or_default());
+            }
         }
         steps.sort();
         Built {

@@ -1,8 +1,14 @@
 //! Whole builds through the public surfaces, and rules about the source tree. One binary, so that it links once.
 
+mod buildkit;
+mod cache;
 mod cli;
 mod command;
 mod common;
 mod copy;
+mod crash;
 mod errors;
+mod export;
+mod repro;
+mod sandbox;
 mod tidy;

@@ -1,0 +1,70 @@
+//! The same inputs give the same bytes, whatever the number of jobs, the umask, the place, and the time of the build.
+
+use rbuild_testkit::fixture::make_tree;
+use rbuild_testkit::images::{Image, read};
+use rbuild_testkit::normalize::Rootfs;
+use rbuild_testkit::space::Space;
+
+use crate::common::{build, image, output, request, require_root, require_sandbox};
+
+const TREE: &str = "f a 644 one\nf d/b 755 two\nl d/link b\nh d/hard d/b\nd d/empty 700\nx a user.test value";
+const DOCKERFILE: &str = "FROM scratch AS one\nCOPY d /d\nCOPY --chown=5:6 a /owned/\nFROM scratch\nCOPY --from=one / /one\nCOPY --link a /a\nCOPY . /all\nWORKDIR /w\nENV A=b\n";
+
+fn layers(space: &Space, jobs: Option<usize>, spec: &str) -> Image {
+    if !space.context().exists() {
+        make_tree(&space.context(), TREE);
+    }
+    let mut request = request(space, DOCKERFILE);
+    request.jobs = jobs;
+    request.build_args = vec![("SOURCE_DATE_EPOCH".to_owned(), "1577836800".to_owned())];
+    let path = space.path("image.tar");
+    request.outputs =
+        vec![output(&format!("type=oci,source-date-epoch=1577836800,{spec},dest={}", path.display()))];
+    build(space, &request).ok();
+    read(&path)
+}
+
+#[test]
+fn another_place_and_another_number_of_jobs() {
+    if !require_root() {
+        return;
+    }
+    for spec in ["compression=gzip", "compression=zstd", "compression=uncompressed"] {
+        let one = layers(&Space::new(), Some(1), spec);
+        let many = layers(&Space::new(), None, spec);
+        assert_eq!(one.digest, many.digest, "{spec}: the manifest differs");
+    }
+}
+
+#[test]
+fn a_build_from_the_cache_gives_what_the_first_gave() {
+    if !require_root() {
+        return;
+    }
+    let space = Space::new();
+    let first = layers(&space, None, "compression=gzip");
+    let second = layers(&space, None, "compression=gzip");
+    assert_eq!(first.digest, second.digest);
+}
+
+#[test]
+fn steps_give_the_same_files() {
+    if !require_root() || !require_sandbox() {
+        return;
+    }
+    let dockerfile = "FROM BASE\nRUN mkdir -p /a/b && echo x > /a/b/c && ln -s c /a/b/l && ln /a/b/c /a/b/h && chown 5:6 /a/b/c\nRUN rm -r /a && mkdir /a && touch /a/new";
+    let layers = || {
+        let (built, image) = image(&Space::new(), "", dockerfile);
+        built.ok();
+        let layers = image.expect("it was built").layers;
+        let list = |layer: &Vec<u8>| Rootfs::entries(layer);
+        layers.iter().skip(1).map(list).collect::<Vec<_>>()
+    };
+    let first = layers();
+    assert_eq!(first, layers());
+    assert_eq!(
+        first[1],
+        ["a d 0755 0:0", "a/.wh..wh..opq f 0000 0:0 \"\"", "a/new f 0644 0:0 \"\""],
+        "a directory that was made anew hides the old one's contents"
+    );
+}
