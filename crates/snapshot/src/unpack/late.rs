@@ -82,8 +82,8 @@ impl Unpacker<'_> {
 
     /// Whether this layer hides what the layers below have at `path`.
     fn is_hidden(&self, path: &RelPath) -> bool {
-        let opaque = |path: &RelPath| self.dirs.get(path).is_some_and(|dir| dir.opaque);
-        opaque(path) || path.ancestors().any(|above| opaque(&above))
+        let reborn = self.dirs.get(path).is_some_and(|dir| dir.reborn);
+        reborn || path.ancestors().any(|above| self.dirs.get(&above).is_some_and(|dir| dir.opaque))
     }
 
     /// `path` is a link below: what this layer put there belongs where the link leads.
@@ -103,16 +103,27 @@ impl Unpacker<'_> {
         for (dir, state) in moved {
             let rest = dir.strip_prefix(path).unwrap_or_default();
             if rest.is_root() {
+                if let Some(dir) = self.dirs.get_mut(&target) {
+                    dir.opaque |= state.opaque;
+                }
                 continue;
             }
             let here = target.join(&rest);
             if !state.stated {
                 implied.insert(here.clone());
             }
-            // A directory that is there already keeps its state unless the moved one has an entry of its own.
-            let known = self.dirs.get(&here).is_some_and(|dir| dir.stated);
-            if state.stated || !known {
-                self.dirs.insert(here, state);
+            match self.dirs.get_mut(&here) {
+                None => {
+                    self.dirs.insert(here, state);
+                }
+                // Both say something about one directory: what has an entry says what it is.
+                Some(there) => {
+                    let (opaque, reborn) = (there.opaque || state.opaque, there.reborn || state.reborn);
+                    if state.stated {
+                        *there = state;
+                    }
+                    (there.opaque, there.reborn) = (opaque, reborn);
+                }
             }
         }
         self.merge(&aside, &target)?;
@@ -131,6 +142,15 @@ impl Unpacker<'_> {
                 self.merge(&inner, &path)?;
                 continue;
             }
+            let moved = sys::stat_at(from, &name).map_err(|e| failed("read", &path, e))?;
+            if moved.is_some_and(|stat| sys::is_whiteout(&stat)) && old.is_some() {
+                // A deletion counts for the layers below only.
+                self.rebear(&path);
+                continue;
+            }
+            if old.is_some_and(|stat| sys::is_whiteout(&stat)) {
+                self.rebear(&path);
+            }
             if old_dir {
                 self.dirs.retain(|dir, _| !dir.starts_with(&path));
             }
@@ -139,6 +159,14 @@ impl Unpacker<'_> {
                 .map_err(|e| failed("move", &path, e))?;
         }
         Ok(())
+    }
+
+    /// A directory of this layer in whose place the layers below have something that is deleted.
+    fn rebear(&mut self, path: &RelPath) {
+        if let Some(dir) = self.dirs.get_mut(path) {
+            dir.opaque = true;
+            dir.reborn = true;
+        }
     }
 
     /// What is at `path` when this layer lies on those below.

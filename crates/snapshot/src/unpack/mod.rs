@@ -3,6 +3,7 @@
 //! tar implies, links into them) waits until the stream is at its end, in `late`, so that the layers of an image
 //! unpack side by side.
 
+mod lanes;
 mod late;
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,7 @@ mod tests;
 use std::collections::HashMap;
 use std::io::{BufReader, Read};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rbuild_ports::{CancelToken, ErrorKind, PortError, Result};
 use rbuild_tree::{Entry, Kind, Limits, RelPath, TarItem, TarReadError, TarReader};
@@ -21,17 +23,19 @@ use crate::remove::remove_tree;
 use crate::resolve::resolve;
 use crate::sys;
 
+use self::lanes::{Job, Lanes, Outcome};
+
 pub(crate) use late::Below;
 
 /// Bytes that are read and written at once.
-const CHUNK: usize = 256 * 1024;
+const CHUNK: usize = 128 * 1024;
 
 /// A tar stream, read with few calls.
 pub(crate) type Stream<'a> = TarReader<BufReader<&'a mut dyn Read>>;
 
 /// A reader of `tar` for this crate.
 pub(crate) fn stream(tar: &mut dyn Read) -> Stream<'_> {
-    TarReader::new(BufReader::with_capacity(CHUNK / 2, tar), Limits::default())
+    TarReader::new(BufReader::with_capacity(CHUNK, tar), Limits::default())
 }
 
 /// Unpacks `tar` to its end into the empty directory `root`, which gets its metadata too.
@@ -42,15 +46,19 @@ pub(crate) fn unpack(
     below: &dyn Below,
     cancel: &CancelToken,
 ) -> Result<()> {
-    let mut unpacker = Unpacker::new(root, maker);
-    let mut reader = stream(tar);
-    while let Some(item) = reader.next_item().map_err(tar_error)? {
-        cancel.check()?;
-        unpacker.item(item, &mut reader, cancel)?;
-    }
-    // To the very end: whoever gave the stream may be hashing it, and tells at its end whether it was right.
-    reader.finish().map_err(stream_error)?;
-    unpacker.finish(below)
+    let outcome = Outcome::default();
+    std::thread::scope(|scope| {
+        let mut unpacker = Unpacker::new(root, maker, Lanes::start(scope, maker, &outcome));
+        let mut reader = stream(tar);
+        while let Some(item) = reader.next_item().map_err(tar_error)? {
+            cancel.check()?;
+            unpacker.item(item, &mut reader, cancel)?;
+        }
+        // To the very end: whoever gave the stream may be hashing it, and tells at its end whether it was right.
+        reader.finish().map_err(stream_error)?;
+        unpacker.lanes.settle()?;
+        unpacker.finish(below)
+    })
 }
 
 struct Unpacker<'a> {
@@ -58,11 +66,23 @@ struct Unpacker<'a> {
     maker: &'a Maker,
     /// Every directory of the layer, by its real path.
     dirs: HashMap<RelPath, Dir>,
-    /// The directory that was worked in last: as the tar calls it, where it is, and open.
-    current: Option<(RelPath, RelPath, OwnedFd)>,
+    /// Threads that make files and symbolic links.
+    lanes: Lanes<'a>,
+    /// The directory that was worked in last.
+    current: Option<Current>,
     /// Hard links whose target is not in this layer so far: target and name.
     links: Vec<(RelPath, RelPath)>,
-    buffer: Vec<u8>,
+}
+
+/// An open directory.
+struct Current {
+    /// As the tar calls it.
+    asked: RelPath,
+    /// Where it is.
+    real: RelPath,
+    dir: Arc<OwnedFd>,
+    /// Who makes files in it.
+    lane: usize,
 }
 
 /// A directory that exists on the disk without its metadata, which it gets at the end.
@@ -72,13 +92,15 @@ struct Dir {
     /// The tar has an entry for it.
     stated: bool,
     opaque: bool,
+    /// The directory of the same name below is deleted: its metadata does not count.
+    reborn: bool,
 }
 
 impl<'a> Unpacker<'a> {
-    fn new(root: OwnedFd, maker: &'a Maker) -> Self {
-        let top = Dir { meta: Meta::default_dir(), stated: true, opaque: false };
+    fn new(root: OwnedFd, maker: &'a Maker, lanes: Lanes<'a>) -> Self {
+        let top = Dir { meta: Meta::default_dir(), stated: true, opaque: false, reborn: false };
         let dirs = HashMap::from([(RelPath::root(), top)]);
-        Self { root, maker, dirs, current: None, links: Vec::new(), buffer: vec![0; CHUNK] }
+        Self { root, maker, dirs, lanes, current: None, links: Vec::new() }
     }
 
     fn item(&mut self, item: TarItem, reader: &mut Stream<'_>, cancel: &CancelToken) -> Result<()> {
@@ -111,9 +133,10 @@ impl<'a> Unpacker<'a> {
         let meta = portable(&entry);
         match entry.kind {
             Kind::Dir => self.dir(&path, &name, meta),
-            Kind::File { size } => self.file(&path, &name, size, &meta, reader, cancel),
+            Kind::File { size } => self.file(path, size, meta, reader, cancel),
             Kind::Symlink { target } => {
-                self.make(&path, &name, |maker, dir| maker.symlink(dir, &name, &target, &meta))
+                let (dir, lane) = self.lane_for(&path)?;
+                self.lanes.send(lane, Job::Symlink { dir, path, meta, target })
             }
             Kind::Hardlink { target } => self.hardlink(target, &path, &name),
             Kind::CharDevice { major: 0, minor: 0 } => self.whiteout(&parent, &name),
@@ -132,6 +155,7 @@ impl<'a> Unpacker<'a> {
         let mut opaque = false;
         let made = match self.maker.dir(self.here()?, name) {
             Err(Errno::EXIST) => {
+                self.lanes.settle()?;
                 opaque = self.whited_out(path, name)?;
                 self.clear(path, name)?;
                 self.maker.dir(self.here()?, name)
@@ -139,7 +163,7 @@ impl<'a> Unpacker<'a> {
             other => other,
         };
         made.map_err(|e| failed("create", path, e))?;
-        self.dirs.insert(path.clone(), Dir { meta, stated: true, opaque });
+        self.dirs.insert(path.clone(), Dir { meta, stated: true, opaque, reborn: opaque });
         Ok(())
     }
 
@@ -151,33 +175,68 @@ impl<'a> Unpacker<'a> {
 
     fn file(
         &mut self,
+        path: RelPath,
+        size: u64,
+        meta: Meta,
+        reader: &mut Stream<'_>,
+        cancel: &CancelToken,
+    ) -> Result<()> {
+        if reader.sparse_regions().is_some() {
+            return self.sparse_file(&path, size, &meta, reader, cancel);
+        }
+        let (dir, lane) = self.lane_for(&path)?;
+        let next = |left: u64, reader: &mut Stream<'_>| {
+            let mut data = vec![0; usize::try_from(left).unwrap_or(CHUNK).min(CHUNK)];
+            fill(&mut reader.content(), &mut data)?;
+            let left = left.saturating_sub(data.len() as u64);
+            Ok::<_, PortError>((data, left))
+        };
+        let (data, mut left) = next(size, reader)?;
+        self.lanes.send(lane, Job::File { dir, path, meta, data, more: left > 0 })?;
+        while left > 0 {
+            cancel.check()?;
+            let (data, rest) = next(left, reader)?;
+            left = rest;
+            self.lanes.send(lane, Job::Chunk { data, more: left > 0 })?;
+        }
+        Ok(())
+    }
+
+    /// A file with holes, written at once.
+    fn sparse_file(
+        &mut self,
         path: &RelPath,
-        name: &[u8],
         size: u64,
         meta: &Meta,
         reader: &mut Stream<'_>,
         cancel: &CancelToken,
     ) -> Result<()> {
-        let made = self.maker.file(self.here()?, name, meta.mode);
-        let file = match made {
-            Err(Errno::EXIST) => {
-                self.clear(path, name)?;
-                self.maker.file(self.here()?, name, meta.mode)
-            }
-            other => other,
-        }
-        .map_err(|e| failed("create", path, e))?;
-        write_content(&file, path, size, reader, &mut self.buffer, cancel)?;
+        let name = path.file_name().unwrap_or_default();
+        self.clear(path, name)?;
+        let file = self.maker.file(self.here()?, name, meta.mode).map_err(|e| failed("create", path, e))?;
+        write_content(&file, path, size, reader, &mut vec![0; CHUNK], cancel)?;
         self.maker
             .finish_file(&file, meta)
             .map_err(|e| failed("set the owner, mode or attributes of", path, e))
+    }
+
+    /// Where to make `path`, which is in the current directory, and by whom. A directory that is there goes.
+    fn lane_for(&mut self, path: &RelPath) -> Result<(Arc<OwnedFd>, usize)> {
+        if self.dirs.contains_key(path) {
+            self.clear(path, path.file_name().unwrap_or_default())?;
+        }
+        let current = self.current.as_ref().ok_or_else(nowhere)?;
+        Ok((current.dir.clone(), current.lane))
     }
 
     fn hardlink(&mut self, target: RelPath, path: &RelPath, name: &[u8]) -> Result<()> {
         if target != *path && target.starts_with(path) {
             return Err(invalid(format!("{path} is a hard link to {target}, which it replaces")));
         }
-        let there = if self.dirs.contains_key(&target.parent().unwrap_or_default()) {
+        self.lanes.settle()?;
+        // A directory without an entry may turn out to be a link of the layers below.
+        let unclear = self.dirs.get(&target).is_some_and(|dir| !dir.stated);
+        let there = if !unclear && self.dirs.contains_key(&target.parent().unwrap_or_default()) {
             let parent = target.parent().unwrap_or_default();
             let dir =
                 sys::open_beneath(&self.root, &parent, sys::DIR).map_err(|e| failed("open", &parent, e))?;
@@ -211,8 +270,10 @@ impl<'a> Unpacker<'a> {
         let path = dir.child(name).map_err(|e| invalid(e.to_string()))?;
         if let Some(dir) = self.dirs.get_mut(&path) {
             dir.opaque = true;
+            dir.reborn = true;
             return Ok(());
         }
+        self.lanes.settle()?;
         match self.maker.whiteout(self.here()?, name) {
             Ok(()) | Err(Errno::EXIST) => Ok(()),
             Err(error) => Err(failed("delete", &path, error)),
@@ -226,6 +287,7 @@ impl<'a> Unpacker<'a> {
         name: &[u8],
         make: impl Fn(&Maker, &OwnedFd) -> std::result::Result<(), Errno>,
     ) -> Result<()> {
+        self.lanes.settle()?;
         let result = match make(self.maker, self.here()?) {
             Err(Errno::EXIST) => {
                 self.clear(path, name)?;
@@ -238,6 +300,7 @@ impl<'a> Unpacker<'a> {
 
     /// Removes what this layer has at `path`, `name` in the current directory.
     fn clear(&mut self, path: &RelPath, name: &[u8]) -> Result<()> {
+        self.lanes.settle()?;
         remove_tree(self.here()?, name).map_err(|e| failed("replace", path, e))?;
         if self.dirs.contains_key(path) {
             self.dirs.retain(|dir, _| !dir.starts_with(path));
@@ -246,24 +309,27 @@ impl<'a> Unpacker<'a> {
     }
 
     fn here(&self) -> Result<&OwnedFd> {
-        match &self.current {
-            Some((_, _, dir)) => Ok(dir),
-            None => Err(PortError::new(ErrorKind::Internal, "no directory is open while unpacking")),
-        }
+        self.current.as_ref().map(|current| &*current.dir).ok_or_else(nowhere)
     }
 
     /// Makes the directory that the tar calls `asked` the current one, and says where it really is: links of this
     /// layer are followed inside it, and what is missing is made.
     fn enter(&mut self, asked: &RelPath) -> Result<RelPath> {
-        if let Some((name, real, _)) = &self.current
-            && name == asked
-            && self.dirs.contains_key(real)
+        if let Some(current) = &self.current
+            && current.asked == *asked
+            && self.dirs.contains_key(&current.real)
         {
-            return Ok(real.clone());
+            return Ok(current.real.clone());
         }
-        let real = if self.dirs.contains_key(asked) { asked.clone() } else { self.imply(asked)? };
+        let real = if self.dirs.contains_key(asked) {
+            asked.clone()
+        } else {
+            self.lanes.settle()?;
+            self.imply(asked)?
+        };
         let dir = sys::open_beneath(&self.root, &real, sys::DIR).map_err(|e| failed("open", &real, e))?;
-        self.current = Some((asked.clone(), real.clone(), dir));
+        let lane = self.lanes.of(&real);
+        self.current = Some(Current { asked: asked.clone(), real: real.clone(), dir: Arc::new(dir), lane });
         Ok(real)
     }
 
@@ -293,7 +359,8 @@ impl<'a> Unpacker<'a> {
             Some(_) => return Err(invalid(format!("{path} is used as a directory and is none"))),
         }
         self.maker.dir(&dir, name).map_err(|e| failed("create", path, e))?;
-        self.dirs.insert(path.clone(), Dir { meta: Meta::default_dir(), stated: false, opaque });
+        self.dirs
+            .insert(path.clone(), Dir { meta: Meta::default_dir(), stated: false, opaque, reborn: opaque });
         Ok(())
     }
 
@@ -393,6 +460,10 @@ pub(crate) fn portable(entry: &Entry) -> Meta {
     let mut meta = Meta::of_entry(entry);
     meta.xattrs.retain(|name, _| sys::is_portable(name));
     meta
+}
+
+fn nowhere() -> PortError {
+    PortError::new(ErrorKind::Internal, "no directory is open while unpacking")
 }
 
 pub(crate) fn invalid(message: impl Into<String>) -> PortError {
