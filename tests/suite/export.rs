@@ -208,7 +208,11 @@ impl Drop for Distribution {
 
 fn distribution(space: &Space) -> Distribution {
     // The port is free a moment before it is used: the program cannot be told to choose one.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("a free port")
+        .local_addr()
+        .expect("an address")
+        .port();
     let address = format!("127.0.0.1:{port}");
     let config = space.path("registry.yml");
     fs::write(
@@ -218,7 +222,7 @@ fn distribution(space: &Space) -> Distribution {
             space.path("registry").display()
         ),
     )
-    .unwrap();
+    .expect("ours");
     let child = Command::new("docker-registry")
         .arg("serve")
         .arg(&config)

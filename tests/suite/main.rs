@@ -10,5 +10,6 @@ mod crash;
 mod errors;
 mod export;
 mod repro;
+mod rootless;
 mod sandbox;
 mod tidy;

@@ -112,7 +112,8 @@ fn removing_everything_harms_only_the_step() {
     let mut request = request(&space, dockerfile);
     request.secrets =
         vec![Secret { id: "token".to_owned(), source: SecretSource::Bytes(SecretBytes(b"sesame".to_vec())) }];
-    build(&space, &request).ok();
+    let built = build(&space, &request);
+    built.ok();
     assert_eq!(fs::read_to_string(space.context().join("keep/a")).unwrap(), "one");
     // The base is as it was for the next step.
     let (next, _) =

@@ -121,7 +121,9 @@ fn pure_crates_reach_for_nothing_of_the_world() {
     let world = [
         "std::fs",
         "std::process",
-        "std::net",
+        "std::net::Tcp",
+        "std::net::Udp",
+        "std::net::ToSocketAddrs",
         "std::env::var",
         "std::env::current_dir",
         "SystemTime::now",
