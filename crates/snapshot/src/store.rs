@@ -62,7 +62,7 @@ pub(crate) struct Shared {
 }
 
 /// How long a layer waits for layers below it that nobody in this process is unpacking.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it looks whether another process made them, or somebody cancelled.
 const GLANCE: Duration = Duration::from_millis(20);
 

@@ -25,7 +25,7 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// Makes one in `parent` and removes those of dead processes.
+    /// Makes one in `parent` and begins to remove those of dead processes.
     pub(crate) fn open(parent: &Path) -> Result<Arc<Self>> {
         let fail = |error: Errno| PortError::io("open", parent, error);
         let parent_fd =
@@ -84,14 +84,28 @@ fn same(parent: &OwnedFd, name: &str, dir: &OwnedFd) -> bool {
     matches!((named, opened), (Some(a), Some(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
+/// Removes what dead processes left, in the background: nobody waits for it, and what is not done when this process
+/// ends is done by the next.
 fn sweep(parent: &OwnedFd) -> std::result::Result<(), Errno> {
+    let mut dead = Vec::new();
     for (name, _) in sys::list(parent)? {
         let Ok(dir) = sys::open_at(parent, &name, sys::DIR) else { continue };
         if fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            // One that resists is left: it must not keep anybody from building.
-            let _ = remove_tree(parent, &name);
+            dead.push((dir, name));
         }
     }
+    if dead.is_empty() {
+        return Ok(());
+    }
+    let parent = sys::open_at(parent, b".", sys::DIR)?;
+    let remove = move || {
+        for (_locked, name) in &dead {
+            // One that resists is left: it must not keep anybody from building.
+            let _ = remove_tree(&parent, name);
+        }
+    };
+    // Without a thread it is left for later too.
+    let _ = std::thread::Builder::new().name("sweep".to_owned()).spawn(remove);
     Ok(())
 }
 
@@ -147,6 +161,9 @@ mod tests {
         std::fs::write(scratch.path().join("x"), "x").unwrap();
         std::fs::create_dir_all(root.path().join("dead/a/b")).unwrap();
         let other = Workspace::open(root.path()).unwrap();
+        while root.path().join("dead").exists() {
+            std::thread::yield_now();
+        }
         assert!(scratch.path().join("x").exists());
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 2);
         let path = scratch.path().to_owned();

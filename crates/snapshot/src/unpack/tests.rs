@@ -301,6 +301,34 @@ fn broken_streams_leave_nothing() {
 }
 
 #[test]
+fn damaged_tars_are_refused_or_unpacked_but_never_panic() {
+    let test = store();
+    let good = tar(
+        "d d 711\nf d/f =hello\nl l ->d\nh h ->d/f\nf l/x =x\nw gone\no d\nf long/long/long x:user.a=b =y",
+    );
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    for round in 0..300 {
+        let mut bytes = good.clone();
+        for _ in 0..3 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let at = usize::try_from(seed >> 33).unwrap() % bytes.len();
+            bytes[at] = b"\0/.017axg5 \xff"[usize::try_from(seed >> 20 & 0xff).unwrap() % 12];
+            // The checksum is made right again, or nothing behind it would be tried.
+            let block = at / 512 * 512;
+            if bytes[block + 257..block + 262] == *b"ustar" {
+                bytes[block + 148..block + 156].fill(b' ');
+                let sum: u32 = bytes[block..block + 512].iter().map(|b| u32::from(*b)).sum();
+                bytes[block + 148..block + 155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+            }
+        }
+        if let Err(error) = test.unpack_tar(&format!("m{round}"), &Snapshot::default(), &bytes) {
+            assert!(matches!(error.kind, ErrorKind::Invalid | ErrorKind::Corrupt), "{error}");
+        }
+    }
+    test.assert_clean();
+}
+
+#[test]
 fn names_of_any_bytes() {
     let test = store();
     let mut writer = TarWriter::new(Vec::new());
