@@ -15,7 +15,7 @@ use crate::engines::{self, Build, Engine, EngineOptions, Network};
 use crate::error::{BenchError, Doing as _, Result, tail};
 use crate::measure::{Runner, daemon_peak, reset_peak};
 use crate::registry::Registry;
-use crate::report::{Sample, order, table};
+use crate::report::{Sample, headline, order, table};
 use crate::system::{facts, remove_tree, settle, unmount_below};
 use crate::workload::{Bases, Before, Project, Scale, Workload, edited, project};
 
@@ -51,6 +51,7 @@ pub(crate) struct Options {
 /// Runs everything and prints the table. Whether all samples counted.
 pub(crate) fn compare(options: &Options) -> Result<bool> {
     let runner = Runner::new(&options.scratch, options.timeout)?;
+    let _lock = lock(&options.scratch)?;
     let mut engines: Vec<Box<dyn Engine>> = Vec::new();
     let result = with_engines(options, &runner, &mut engines);
     for mut engine in engines {
@@ -62,6 +63,16 @@ pub(crate) fn compare(options: &Options) -> Result<bool> {
     }
     clean_up(options, &runner)?;
     result
+}
+
+/// Two comparisons in one directory would remove each other's stores.
+fn lock(scratch: &Path) -> Result<File> {
+    let path = scratch.join("lock");
+    let file = File::create(&path).doing("create", &path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(_) => Err(BenchError::Other(format!("another comparison works in {}", scratch.display()))),
+    }
 }
 
 fn clean_up(options: &Options, runner: &Runner) -> Result<()> {
@@ -86,7 +97,7 @@ fn with_engines(options: &Options, runner: &Runner, engines: &mut Vec<Box<dyn En
     // What was measured before an error or an interrupt is worth showing.
     let done = options.workloads.iter().try_for_each(|workload| bench.workload(*workload, engines));
     println!("\n{}", table(&bench.samples, &names).trim_end());
-    done.map(|()| bench.samples.iter().all(|sample| sample.error.is_none()))
+    done.map(|()| bench.samples.iter().all(|sample| sample.error.is_none() || sample.unsupported))
 }
 
 fn push_bases(options: &Options, runner: &Runner, registry: &Registry) -> Result<Bases> {
@@ -231,7 +242,7 @@ impl Bench<'_> {
     }
 
     fn add(&mut self, sample: Sample) -> Result<()> {
-        let what = sample.error.clone().unwrap_or_else(|| format!("{:.3} s", sample.seconds));
+        let what = sample.error.as_deref().map_or_else(|| format!("{:.3} s", sample.seconds), headline);
         eprintln!("{:<8} {:<2} {:<9} {what}", sample.workload.name(), sample.round + 1, sample.engine);
         self.line(&sample.json().to_string())?;
         self.samples.push(sample);
@@ -247,6 +258,11 @@ impl Bench<'_> {
         let base = OnDisk::base(&work.join("base"), self.base_of(workload))?;
         let mut usable = Vec::new();
         for (position, engine) in engines.iter_mut().enumerate() {
+            if let Err(reason) = self.supports(workload, engine.as_ref(), &on_disk) {
+                let reason = BenchError::Other(reason);
+                self.add(Sample { unsupported: true, ..failed(workload, engine.name(), 0, &reason) })?;
+                continue;
+            }
             match self.prepare(workload, engine.as_mut(), &on_disk, &base) {
                 Ok(()) => usable.push(position),
                 Err(error @ BenchError::Interrupted) => return Err(error),
@@ -284,6 +300,17 @@ impl Bench<'_> {
         }
     }
 
+    fn supports(
+        &self,
+        workload: Workload,
+        engine: &dyn Engine,
+        project: &OnDisk,
+    ) -> std::result::Result<(), String> {
+        let archive = workload.archive().then(|| self.archive());
+        let build = project.build("bench", self.options, workload.no_cache(), archive.as_deref());
+        engine.commands(&build).map(drop)
+    }
+
     /// Brings a store to where the first sample may start.
     fn prepare(
         &self,
@@ -293,10 +320,6 @@ impl Bench<'_> {
         base: &OnDisk,
     ) -> Result<()> {
         let tag = tag(workload, 0);
-        let archive = workload.archive().then(|| self.archive());
-        engine
-            .commands(&project.build(&tag, self.options, workload.no_cache(), archive.as_deref()))
-            .map_err(BenchError::Other)?;
         // A daemon that may not be emptied keeps what it has; only an empty store cannot be done without.
         let reset = engine.reset(self.runner);
         match workload.before() {
@@ -356,6 +379,7 @@ impl Bench<'_> {
             peak_of,
             archive_bytes: None,
             error: None,
+            unsupported: false,
         };
         sample.error = match outcome.failure {
             Some(status) => Some(format!("{status}: {}", tail(outcome.log.trim_end(), 6))),
@@ -405,5 +429,6 @@ fn failed(workload: Workload, engine: &str, round: u64, error: &BenchError) -> S
         peak_of: "nothing",
         archive_bytes: None,
         error: Some(error.to_string()),
+        unsupported: false,
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Sample {
     pub(crate) archive_bytes: Option<u64>,
     /// Why it does not count.
     pub(crate) error: Option<String>,
+    /// Nothing failed: the engine cannot do this.
+    pub(crate) unsupported: bool,
 }
 
 impl Sample {
@@ -34,6 +36,7 @@ impl Sample {
             "engine": self.engine,
             "round": self.round,
             "ok": self.error.is_none(),
+            "unsupported": self.unsupported,
             "seconds": self.seconds,
             "peak_kib": self.peak_kib,
             "peak_of": self.peak_of,
@@ -129,13 +132,20 @@ fn notes(samples: &[&Sample]) -> String {
         notes.push(format!("{} MB of gzip", bytes / 1_000_000));
     }
     let errors: Vec<&str> = samples.iter().filter_map(|sample| sample.error.as_deref()).collect();
-    if let Some(first) = errors.first() {
-        // Of all that was printed, the line that names an error; else the last, where tools give the reason.
-        let named = first.lines().find(|line| line.to_lowercase().contains("error"));
-        let line: String = named.or(first.lines().last()).unwrap_or_default().chars().take(120).collect();
-        notes.push(format!("{} of {} failed: {line}", errors.len(), samples.len()));
+    match errors.first() {
+        Some(first) if samples.iter().any(|sample| sample.unsupported) => notes.push(headline(first)),
+        Some(first) => {
+            notes.push(format!("{} of {} failed: {}", errors.len(), samples.len(), headline(first)))
+        }
+        None => {}
     }
     notes.join("; ")
+}
+
+/// Of a long error the line that names it; else the last, where tools give the reason.
+pub(crate) fn headline(error: &str) -> String {
+    let named = error.lines().find(|line| line.to_lowercase().contains("error"));
+    named.or(error.lines().last()).unwrap_or_default().chars().take(120).collect()
 }
 
 /// Seconds with as many digits as are worth reading.
@@ -185,6 +195,7 @@ mod tests {
             peak_of: "command",
             archive_bytes: None,
             error: None,
+            unsupported: false,
         }
     }
 
@@ -209,6 +220,8 @@ mod tests {
     fn the_table_compares_with_the_first_engine() {
         let mut failed = sample(Workload::Gzip, "buildah", 0, 0.5);
         failed.error = Some("exit status: 1: building\nError: no space\n | ^^".into());
+        let mut cannot = sample(Workload::Gzip, "docker", 0, 0.0);
+        (cannot.error, cannot.unsupported, cannot.peak_kib) = (Some("no archives".into()), true, None);
         let mut archive = sample(Workload::Gzip, "rbuild", 0, 12.0);
         archive.archive_bytes = Some(300_000_000);
         let samples = [
@@ -216,15 +229,17 @@ mod tests {
             sample(Workload::Noop, "rbuild", 0, 1.0),
             sample(Workload::Noop, "rbuild", 1, 2.0),
             failed,
+            cannot,
             archive,
         ];
-        let text = table(&samples, &["rbuild", "buildah"]);
+        let text = table(&samples, &["rbuild", "buildah", "docker"]);
         let expected = "\
 workload  engine    median      min      max  ratio  peak MiB  notes
 noop      rbuild   1.500 s  1.000 s  2.000 s   1.00        10
 noop      buildah  3.000 s  3.000 s  3.000 s   2.00        10
 gzip      rbuild   12.00 s  12.00 s  12.00 s   1.00        10  300 MB of gzip
 gzip      buildah  -        -        -        -            10  1 of 1 failed: Error: no space
+gzip      docker   -        -        -        -      -         no archives
 ";
         assert_eq!(text, expected);
     }
