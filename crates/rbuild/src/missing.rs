@@ -119,7 +119,9 @@ fn in_directory(finding: &mut Diagnostic, dir: &Path, missing: &str, ignore: Opt
             continue;
         }
         let names = listing(&here);
-        if let Some(similar) = rbuild_diag::nearest(name, names.iter().map(String::as_str)) {
+        if let Some(similar) =
+            rbuild_diag::nearest(name, names.iter().map(String::as_str).filter(|other| *other != name))
+        {
             let rest = missing.get(shown.len() + name.len()..).unwrap_or_default();
             let rest = if here.join(similar).is_dir() { rest } else { "" };
             finding.help = Some(format!("did you mean {:?}?", format!("{shown}{similar}{rest}")));
