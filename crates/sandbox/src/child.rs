@@ -177,7 +177,9 @@ fn run(job: &Job<'_>) -> Step {
     }
     at(Stage::Private, mnt::make_private())?;
     let host_root = at(Stage::Root, sys::open_path(libc::AT_FDCWD, c"/", libc::O_DIRECTORY))?;
-    at(Stage::Root, sys::move_mount(job.scratch, host_root))?;
+    // Files can be copied only out of an attached mount. This place goes with the host's root.
+    let hidden = at(Stage::Root, sys::open_path(libc::AT_FDCWD, c"/proc", libc::O_DIRECTORY))?;
+    at(Stage::Root, sys::move_mount(job.scratch, hidden))?;
     at(Stage::Root, sys::move_mount(job.root, host_root))?;
     for (index, op) in job.ops.iter().enumerate() {
         attach(job, *op).map_err(|(stage, errno)| (stage, errno, index as u32))?;
@@ -225,7 +227,7 @@ fn session(job: &Job<'_>) -> Step {
 fn attach(job: &Job<'_>, op: Op) -> Result<(), (Stage, Errno)> {
     match op {
         Op::Attach { mount, to } => sys::move_mount(mount, to).map_err(|errno| (Stage::Mount, errno)),
-        Op::File { source, to } => copy_to(source, to, 0).map_err(|errno| (Stage::Mount, errno)),
+        Op::File { source, to } => copy_to(source, to, attr::LENT).map_err(|errno| (Stage::Mount, errno)),
         Op::Proc { to } => proc(job, to),
         Op::Sys { to } => sysfs(job, to),
         Op::Queues { to } => match sys::new_mount(c"mqueue", attr::NOSUID | attr::NODEV | attr::NOEXEC) {
@@ -237,30 +239,28 @@ fn attach(job: &Job<'_>, op: Op) -> Result<(), (Stage, Errno)> {
 
 /// Mounts a copy of what `source` is open at, which is attached, on `to`.
 fn copy_to(source: RawFd, to: RawFd, attrs: u64) -> Result<(), Errno> {
-    let copy = sys::open_tree(source, c"", if attrs == 0 { 0 } else { sys::AT_RECURSIVE })?;
+    let copy = sys::open_tree(source, c"", sys::AT_RECURSIVE)?;
     let change = MountAttr { set: attrs, clear: 0, propagation: 0, userns: 0 };
-    let ready = if attrs == 0 { Ok(()) } else { sys::mount_setattr(copy, c"", sys::AT_RECURSIVE, &change) };
-    let done = ready.and_then(|()| sys::move_mount(copy, to));
+    let done =
+        sys::mount_setattr(copy, c"", sys::AT_RECURSIVE, &change).and_then(|()| sys::move_mount(copy, to));
     sys::close(copy);
     done
 }
 
-/// What would show or change the host.
-const PROC_MASKED: [&CStr; 11] = [
-    c"acpi",
-    c"asound",
+/// What would show or change the host: files and directories below `/proc`.
+const PROC_FILES: [&CStr; 8] = [
     c"interrupts",
     c"kallsyms",
     c"kcore",
     c"keys",
     c"latency_stats",
     c"sched_debug",
-    c"scsi",
     c"timer_list",
     c"timer_stats",
 ];
+const PROC_DIRS: [&CStr; 3] = [c"acpi", c"asound", c"scsi"];
 const PROC_READONLY: [&CStr; 5] = [c"bus", c"fs", c"irq", c"sys", c"sysrq-trigger"];
-const SYS_MASKED: [&CStr; 3] = [c"firmware", c"devices/virtual/powercap", c"fs/selinux"];
+const SYS_DIRS: [&CStr; 3] = [c"firmware", c"devices/virtual/powercap", c"fs/selinux"];
 
 fn proc(job: &Job<'_>, to: RawFd) -> Result<(), (Stage, Errno)> {
     let failed = |errno| (Stage::Proc, errno);
@@ -272,9 +272,10 @@ fn proc(job: &Job<'_>, to: RawFd) -> Result<(), (Stage, Errno)> {
         let _ = unsafe { sys!(SYS_write, file, c"500".as_ptr(), 3) };
         sys::close(file);
     }
-    if let Some(masks) = job.masks {
+    if let Some((file, dir)) = job.masks {
         let masked = |errno| (Stage::Mask, errno);
-        PROC_MASKED.iter().try_for_each(|name| mask(proc, name, masks)).map_err(masked)?;
+        PROC_FILES.iter().try_for_each(|name| mask(proc, name, file)).map_err(masked)?;
+        PROC_DIRS.iter().try_for_each(|name| mask(proc, name, dir)).map_err(masked)?;
         PROC_READONLY.iter().try_for_each(|name| readonly(proc, name)).map_err(masked)?;
     }
     sys::close(proc);
@@ -295,11 +296,8 @@ fn sysfs(job: &Job<'_>, to: RawFd) -> Result<(), (Stage, Errno)> {
         other => other.map_err(failed)?,
     };
     sys::move_mount(sys, to).map_err(failed)?;
-    if let Some(masks) = job.masks {
-        SYS_MASKED
-            .iter()
-            .try_for_each(|name| mask(sys, name, masks))
-            .map_err(|errno| (Stage::Mask, errno))?;
+    if let Some((_, dir)) = job.masks {
+        SYS_DIRS.iter().try_for_each(|name| mask(sys, name, dir)).map_err(|errno| (Stage::Mask, errno))?;
     }
     if job.cgroups
         && let Ok(target) = sys::open_path(sys, c"fs/cgroup", 0)
@@ -315,16 +313,13 @@ fn sysfs(job: &Job<'_>, to: RawFd) -> Result<(), (Stage, Errno)> {
     Ok(())
 }
 
-/// Hides `name`, which may be missing, below a directory that the kernel made.
-fn mask(dir: RawFd, name: &CStr, (file, empty): (RawFd, RawFd)) -> Result<(), Errno> {
+/// Hides `name`, which may be missing, below a directory that the kernel made. Never silently not.
+fn mask(dir: RawFd, name: &CStr, by: RawFd) -> Result<(), Errno> {
     let target = match sys::open_path(dir, name, 0) {
         Err(libc::ENOENT) => return Ok(()),
         other => other?,
     };
-    let result = match copy_to(file, target, 0) {
-        Err(libc::ENOTDIR | libc::EINVAL) => copy_to(empty, target, 0),
-        other => other,
-    };
+    let result = copy_to(by, target, attr::LENT);
     sys::close(target);
     result
 }
@@ -348,12 +343,7 @@ fn pivot(root: RawFd, host_root: RawFd) -> Result<(), Errno> {
         sys!(SYS_fchdir, root)?;
         sys!(SYS_pivot_root, dot, dot)?;
         sys!(SYS_fchdir, host_root)?;
-        // The scratch file system lies on top of the host's root; it goes with it, or before it.
         sys!(SYS_umount2, dot, libc::MNT_DETACH)?;
-        match sys!(SYS_umount2, dot, libc::MNT_DETACH) {
-            Ok(_) | Err(libc::EINVAL) => {}
-            Err(errno) => return Err(errno),
-        }
         sys!(SYS_chdir, c"/".as_ptr())?;
     }
     Ok(())
@@ -471,6 +461,9 @@ fn execute(job: &Job<'_>) -> Failure {
                 // SAFETY: the path ends with NUL.
                 if unsafe { sys!(SYS_faccessat, libc::AT_FDCWD, *candidate, libc::F_OK) }.is_ok() {
                     return (Stage::Interpreter, errno, index as u32);
+                }
+                if failure.1 != libc::EACCES {
+                    failure.1 = errno;
                 }
             }
             libc::EACCES => failure = (Stage::Exec, errno, index as u32),

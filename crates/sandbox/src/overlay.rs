@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rbuild_ports::{ErrorKind, OverlayDirs, PortError, Result};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use crate::mnt::{self, Context};
 use crate::sys::attr;
@@ -34,8 +34,22 @@ pub(crate) struct Tree {
     pub(crate) mount: OwnedFd,
     /// Where its changes go; `None` is read-only.
     pub(crate) upper: Option<OwnedFd>,
+    /// To be kept as long as the mount.
+    pub(crate) work: Option<Work>,
     /// Whether anything lies below `upper`.
     pub(crate) merged: bool,
+}
+
+/// A work directory in use. The kernel marks it, so that after a crash nobody takes its upper directory for complete;
+/// dropping this says that there was none.
+pub(crate) struct Work(OwnedFd);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // Absent when nothing was mounted.
+        let _unmarked = rustix::fs::unlinkat(&self.0, "work/incompat/volatile/dirty", AtFlags::empty());
+        let _unmarked = rustix::fs::unlinkat(&self.0, "work/incompat/volatile", AtFlags::REMOVEDIR);
+    }
 }
 
 /// Mounts `dirs`, with `attrs` besides what the directories ask for.
@@ -45,6 +59,10 @@ pub(crate) fn mount(dirs: &OverlayDirs, attrs: u64, user_namespace: bool) -> Res
         None => None,
     };
     let stack = stack(dirs)?;
+    let work = match (&stack, &upper) {
+        (Stack::Overlay(_), Some(_)) => Some(Work(open_dir(work_dir(dirs)?)?)),
+        _ => None,
+    };
     let merged = matches!(stack, Stack::Overlay(_) | Stack::Single(_));
     let attrs = if upper.is_some() { attrs } else { attrs | attr::RDONLY };
     let failed = |error: io::Error| explain(dirs, &error);
@@ -70,7 +88,7 @@ pub(crate) fn mount(dirs: &OverlayDirs, attrs: u64, user_namespace: bool) -> Res
             }
         }
     };
-    Ok(Tree { mount, upper, merged })
+    Ok(Tree { mount, upper, work, merged })
 }
 
 /// What to stack. A layer that occurs twice counts where it is highest: what it says below is said again above.

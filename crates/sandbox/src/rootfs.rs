@@ -12,7 +12,7 @@ use rustix::fs::{CWD, Dev, FileType, Mode, OFlags};
 
 use crate::child::Op;
 use crate::mnt;
-use crate::overlay::{self, Tree};
+use crate::overlay::{self, Tree, Work};
 use crate::plan::{self, Mount};
 use crate::ssh::Proxy;
 use crate::stubs::Stubs;
@@ -57,9 +57,16 @@ pub(crate) struct Rootfs {
     pub(crate) stubs: Stubs,
     /// Whether anything lies below `upper`.
     pub(crate) merged: bool,
-    /// Keeps what `ops` refer to.
-    held: Vec<Rc<OwnedFd>>,
+    /// What must live as long as the step.
+    _kept: Kept,
+}
+
+/// What must live as long as a step: what its mounts refer to, and who serves it.
+#[derive(Default)]
+struct Kept {
+    places: Vec<Rc<OwnedFd>>,
     proxies: Vec<Proxy>,
+    work: Vec<Work>,
 }
 
 /// The working directory.
@@ -129,23 +136,23 @@ impl Base {
         let scratch = Scratch::new().map_err(|error| setup("memory for the step's files", &error))?;
         let root = Rc::new(self.tree.mount);
         let upper = self.tree.upper;
+        let kept = Kept { work: self.tree.work.into_iter().collect(), ..Kept::default() };
         let mut builder = Builder {
             walker: Walker::new(root.clone(), upper.as_ref().map(AsFd::as_fd)),
             style: self.style,
             scratch: &scratch,
             ops: Vec::new(),
             dests: Vec::new(),
-            held: Vec::new(),
-            proxies: Vec::new(),
+            kept,
             null: None,
         };
         let result = builder.all(&mounts, hosts, resolv_conf).and_then(|()| builder.cwd(&request.cwd));
-        let Builder { walker, ops, dests, held, proxies, null, .. } = builder;
+        let Builder { walker, ops, dests, kept, null, .. } = builder;
         let stubs = walker.into_stubs();
         let (cwd, null) = match (result, null) {
             (Ok(cwd), Some(null)) => (cwd, null),
             (result, _) => {
-                drop((ops, held, proxies, root));
+                drop((ops, kept, root));
                 if let Some(upper) = &upper {
                     remove_stubs(upper.as_fd(), &stubs, self.tree.merged)?;
                 }
@@ -160,7 +167,7 @@ impl Base {
         }
         let (scratch, masks) = scratch.finish().map_err(|error| setup("the step's files", &error))?;
         let merged = self.tree.merged;
-        Ok(Rootfs { root, scratch, ops, dests, masks, cwd, null, upper, stubs, merged, held, proxies })
+        Ok(Rootfs { root, scratch, ops, dests, masks, cwd, null, upper, stubs, merged, _kept: kept })
     }
 }
 
@@ -198,7 +205,9 @@ fn database(root: BorrowedFd<'_>, path: &str) -> Result<Vec<u8>> {
     Ok(data)
 }
 
-/// Files that are lent to the step: read-only in the end, and never swapped out where possible.
+/// Files that are lent to the step: seen by it through read-only copies of this mount, and never swapped out where
+/// possible. (This mount itself cannot be made read-only: a child that another thread makes may hold files open for
+/// writing for a moment.)
 struct Scratch {
     mount: OwnedFd,
 }
@@ -213,7 +222,6 @@ impl Scratch {
         let file = mnt::put_file(dir, "masked", b"", 0o444, (0, 0))?;
         rustix::fs::mkdirat(dir, "empty", Mode::from_raw_mode(0o555))?;
         let empty = mnt::place(dir, "empty")?;
-        mnt::set_attributes(dir, attr::LENT, false)?;
         Ok((self.mount, (file, empty)))
     }
 }
@@ -224,8 +232,7 @@ struct Builder<'a> {
     scratch: &'a Scratch,
     ops: Vec<Op>,
     dests: Vec<String>,
-    held: Vec<Rc<OwnedFd>>,
-    proxies: Vec<Proxy>,
+    kept: Kept,
     null: Option<OwnedFd>,
 }
 
@@ -252,7 +259,7 @@ impl Builder<'_> {
     fn push(&mut self, dest: &str, op: Op, held: impl IntoIterator<Item = Rc<OwnedFd>>) {
         self.ops.push(op);
         self.dests.push(dest.to_owned());
-        self.held.extend(held);
+        self.kept.places.extend(held);
     }
 
     /// Something that the child makes. Its place must be a real directory: tools of the host write there as if it were.
@@ -338,6 +345,7 @@ impl Builder<'_> {
         match &mount.source {
             MountSource::Layers(dirs) => {
                 let tree = overlay::mount(dirs, attrs, self.style.user_namespace)?;
+                self.kept.work.extend(tree.work);
                 let at = select(tree.mount.as_fd(), &mount.selector)?;
                 let want = want(at.as_fd()).map_err(failed)?;
                 let chosen = if is_root(&mount.selector) {
@@ -366,7 +374,7 @@ impl Builder<'_> {
             MountSource::SshAgent { socket, uid, gid, mode } => {
                 let proxy = Proxy::start(scratch, &name, socket, *mode, (*uid, *gid))?;
                 let place = mnt::place(scratch, &name).map_err(failed)?;
-                self.proxies.push(proxy);
+                self.kept.proxies.push(proxy);
                 self.lend(dest, place)?;
             }
         }

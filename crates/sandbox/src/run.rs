@@ -54,7 +54,7 @@ pub(crate) fn run(
     let base = Base::mount(request, style)?;
     let user = base.user(&request.user)?;
     let command = plan::command(request, &user.home)?;
-    let network = network(sandbox, request, progress, cancel)?;
+    let network = network(sandbox, &fence, request, progress, cancel)?;
     let hosts = etc_files::hosts(hostname, &request.extra_hosts);
     let resolv_conf = resolv_conf(sandbox, network.as_ref(), request.network, progress);
     let rootfs = base.furnish(request, &hosts, &resolv_conf)?;
@@ -94,6 +94,7 @@ fn group(sandbox: &Sandbox, request: &ExecRequest, progress: &dyn Progress) -> R
 
 fn network(
     sandbox: &Sandbox,
+    fence: &Fence,
     request: &ExecRequest,
     progress: &dyn Progress,
     cancel: &CancelToken,
@@ -101,7 +102,7 @@ fn network(
     match request.network {
         NetMode::Host => Ok(None),
         NetMode::None => sandbox.pool().lease_loopback().map(Some),
-        NetMode::Sandbox => sandbox.pool().lease(progress, cancel).map(Some),
+        NetMode::Sandbox => sandbox.pool().lease(fence, progress, cancel).map(Some),
     }
 }
 

@@ -53,7 +53,10 @@ impl Sandbox {
     pub fn prewarm(&self) {
         self.facts();
         self.filter();
-        self.pool.prewarm();
+        // Should there be no fence, the first step says why.
+        if let Ok(fence) = self.fence() {
+            self.pool.prewarm(fence);
+        }
     }
 
     pub(crate) fn options(&self) -> &SandboxOptions {

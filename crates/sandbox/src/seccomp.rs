@@ -63,7 +63,7 @@ const X32: u32 = 0x4000_0000;
 pub(crate) fn program(i386_sockets: bool) -> Vec<Instruction> {
     let mut out = vec![load(DATA_ARCH)];
     for (arch, abi) in [(ARCH_NATIVE, Abi::Native), foreign()] {
-        let body = numbers(&ranges(abi, i386_sockets), abi);
+        let body = numbers(&ranges(abi, i386_sockets));
         out.extend(branch(libc::BPF_JEQ, arch, &body));
     }
     out.push(ret(Action::Errno(libc::EPERM)));
@@ -124,13 +124,13 @@ fn checks(abi: Abi, i386_sockets: bool) -> Vec<(u32, Action)> {
 }
 
 /// Decides by the number: a binary search.
-fn numbers(ranges: &[(u32, Action)], abi: Abi) -> Vec<Instruction> {
+fn numbers(ranges: &[(u32, Action)]) -> Vec<Instruction> {
     let mut out = vec![load(DATA_NR)];
-    out.extend(search(ranges, abi));
+    out.extend(search(ranges));
     out
 }
 
-fn search(ranges: &[(u32, Action)], abi: Abi) -> Vec<Instruction> {
+fn search(ranges: &[(u32, Action)]) -> Vec<Instruction> {
     match ranges {
         [] => vec![ret(Action::Errno(libc::EPERM))],
         [(_, Action::Check(check))] => check_code(*check),
@@ -138,8 +138,8 @@ fn search(ranges: &[(u32, Action)], abi: Abi) -> Vec<Instruction> {
         _ => {
             let (low, high) = ranges.split_at(ranges.len() / 2);
             let start = high.first().map_or(0, |(start, _)| *start);
-            let mut out = branch(libc::BPF_JGE, start, &search(high, abi));
-            out.extend(search(low, abi));
+            let mut out = branch(libc::BPF_JGE, start, &search(high));
+            out.extend(search(low));
             out
         }
     }

@@ -42,7 +42,7 @@ impl DirState {
         Self {
             mode: stat.st_mode,
             owner: (stat.st_uid, stat.st_gid),
-            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as u64),
+            modified: (stat.st_mtime, stat.st_mtime_nsec),
         }
     }
 }

@@ -83,6 +83,7 @@ impl<'a> Walker<'a> {
     }
 
     /// What was made in the root so far, for use before the end.
+    #[cfg(test)]
     pub(crate) fn stubs(&self) -> &Stubs {
         &self.stubs
     }
@@ -194,8 +195,8 @@ impl<'a> Walker<'a> {
         let before = mnt::stat(dir)?;
         let file = last && want == Want::StubFile;
         if file {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-            rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644))?;
+            // Not opened: a descriptor for writing would keep the mount from becoming read-only.
+            rustix::fs::mknodat(dir, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0)?;
         } else {
             match rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755)) {
                 Err(rustix::io::Errno::EXIST) => {}
@@ -239,8 +240,8 @@ impl<'a> Walker<'a> {
 pub(crate) fn restore_times(dir: BorrowedFd<'_>, stat: &Stat) -> io::Result<()> {
     let time = |sec: i64, nsec: u64| Timespec { tv_sec: sec, tv_nsec: nsec as _ };
     let times = Timestamps {
-        last_access: time(stat.st_atime as i64, stat.st_atime_nsec as u64),
-        last_modification: time(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     };
     Ok(rustix::fs::utimensat(dir, c"", &times, AtFlags::EMPTY_PATH)?)
 }

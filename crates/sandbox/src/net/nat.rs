@@ -2,11 +2,13 @@
 //! forwarding policy such as Docker's) or `nft`; rules carry the process's number and start time, and those of dead
 //! processes are removed by the next one. `net.ipv4.ip_forward` is turned on when it is off, and left on.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_ports::{ErrorKind, PortError, Result};
 
@@ -22,6 +24,43 @@ pub(super) struct Nat {
     block: u32,
     tool: Tool,
     tag: String,
+    /// Numbers of networks in use, and the next one to try: one that was just given back may still have devices.
+    used: Mutex<(BTreeSet<u32>, u32)>,
+}
+
+/// A number of a network, free again when dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    nat: Arc<Nat>,
+    number: u32,
+}
+
+impl Slot {
+    /// The next free one; `None` when there are too many networks.
+    pub(super) fn take(nat: &Arc<Nat>) -> Option<Self> {
+        let mut used = nat.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = (0..NETWORKS).map(|n| (used.1 + n) % NETWORKS).find(|n| !used.0.contains(n))?;
+        used.0.insert(number);
+        used.1 = (number + 1) % NETWORKS;
+        Some(Self { nat: nat.clone(), number })
+    }
+
+    /// Host's and step's address.
+    pub(super) fn addresses(&self) -> (Ipv4Addr, Ipv4Addr) {
+        let base = BASE + self.nat.block * 4096 + self.number * 4;
+        (Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2))
+    }
+
+    /// The name of the host's device.
+    pub(super) fn device(&self) -> String {
+        format!("rb{:x}.{:x}", std::process::id(), self.number)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.nat.used.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&self.number);
+    }
 }
 
 #[derive(Debug)]
@@ -62,6 +101,7 @@ impl Nat {
             block: free_block(pid, &fs::read_to_string("/proc/net/route").unwrap_or_default()),
             tool,
             tag,
+            used: Mutex::default(),
         };
         match &nat.tool {
             Tool::Iptables { restore, save } => {
@@ -89,12 +129,6 @@ impl Nat {
             }
         }
         Ok(nat)
-    }
-
-    /// Host's and step's address of network `n`; wraps around after 1024.
-    pub(super) fn addresses(&self, n: u32) -> (Ipv4Addr, Ipv4Addr) {
-        let base = BASE + self.block * 4096 + n % NETWORKS * 4;
-        (Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2))
     }
 
     fn range(&self) -> String {
@@ -160,7 +194,7 @@ fn feed(program: &Path, args: &[&str], text: &str) -> Result<()> {
 }
 
 /// Programs are looked for where only root writes.
-pub(super) fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let dirs = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin", "/usr/local/bin"];
     dirs.iter().map(|dir| Path::new(dir).join(program)).find(|path| path.is_file())
 }

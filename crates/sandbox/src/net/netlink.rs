@@ -85,6 +85,14 @@ impl Netlink {
         self.request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &body)
     }
 
+    /// Refuses everything to this network at once.
+    pub(super) fn unreachable(&mut self, network: Ipv4Addr, prefix: u8) -> io::Result<()> {
+        // Main table, made at boot or by an administrator, universe, unreachable.
+        let mut body = vec![AF_INET, prefix, 0, 0, 254, 3, 0, 7, 0, 0, 0, 0];
+        attribute(&mut body, 1, &network.octets());
+        self.request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &body)
+    }
+
     fn request(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
         self.sequence += 1;
         let length = u32::try_from(16 + body.len()).map_err(io::Error::other)?;

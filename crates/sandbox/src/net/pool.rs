@@ -1,18 +1,23 @@
-//! Namespaces ready for steps. A step has one for itself; afterwards, when all its processes are gone, the next step may have it.
+//! Namespaces ready for steps. A step has one for itself; afterwards, when all its processes are gone, the next step may
+//! have it.
 
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_ports::{CancelToken, ErrorKind, PortError, Progress, Result};
 use rustix::thread::UnshareFlags;
 
-use super::nat::{self, Nat};
+use super::nat::{self, Nat, Slot};
 use super::netlink::Netlink;
 use super::stack::{Program, Stack};
 use crate::etc_files::Reach;
+use crate::fence::Fence;
+use crate::mnt::plain;
+use crate::sandbox::is_initial;
 use crate::{NetBackend, SandboxOptions};
 
 /// Networks with and without a way out.
@@ -24,16 +29,24 @@ pub(crate) struct Pool {
     idle_loopback: Mutex<Vec<Network>>,
     /// Set at first use; rules end with the pool.
     nat: Mutex<Option<Arc<Nat>>>,
-    count: AtomicU32,
     warned: AtomicBool,
 }
 
-/// A namespace and what makes it work. The stack goes before the namespace.
+/// A namespace and what makes it work, in the order it is taken down.
 #[derive(Debug)]
 struct Network {
-    #[expect(dead_code, reason = "it works until it is dropped")]
     stack: Option<Stack>,
     namespace: OwnedFd,
+    reach: Reach,
+    /// Free again when the namespace is gone.
+    _slot: Option<Slot>,
+}
+
+impl Network {
+    /// Whether it still works.
+    fn works(&mut self) -> bool {
+        self.stack.as_mut().is_none_or(Stack::runs)
+    }
 }
 
 /// A step's network; it goes back to the pool when dropped.
@@ -52,7 +65,7 @@ impl Lease {
 
     /// What name servers can be reached.
     pub(crate) fn reach(&self) -> Reach {
-        Reach::Outside
+        self.network.as_ref().map_or(Reach::Outside, |network| network.reach)
     }
 
     /// Whether there is a way out at all.
@@ -87,19 +100,25 @@ impl Pool {
             idle: Mutex::default(),
             idle_loopback: Mutex::default(),
             nat: Mutex::default(),
-            count: AtomicU32::new(0),
             warned: AtomicBool::new(false),
         })
     }
 
     /// A network with a way out, or with only a loopback device after a warning.
-    pub(crate) fn lease(self: &Arc<Self>, progress: &dyn Progress, cancel: &CancelToken) -> Result<Lease> {
-        if let Some(network) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-            return Ok(Lease { network: Some(network), pool: self.clone(), loopback: false });
+    pub(crate) fn lease(
+        self: &Arc<Self>,
+        fence: &Fence,
+        progress: &dyn Progress,
+        cancel: &CancelToken,
+    ) -> Result<Lease> {
+        while let Some(mut network) = pop(&self.idle) {
+            if network.works() {
+                return Ok(Lease { network: Some(network), pool: self.clone(), loopback: false });
+            }
         }
         let mut reasons = Vec::new();
         for way in self.ways() {
-            match self.make(&way, cancel) {
+            match self.make(&way, fence, cancel) {
                 Ok(network) => {
                     return Ok(Lease { network: Some(network), pool: self.clone(), loopback: false });
                 }
@@ -114,7 +133,8 @@ impl Pool {
                 reasons.join("; ")
             };
             progress.warn(&format!(
-                "steps have no network but loopback: {why}. Install iptables (as root) or passt (as a user), or build with --network=host"
+                "steps have no network but loopback: {why}. Install iptables (as root) or passt (as a user), or build with \
+                 --network=host"
             ));
         }
         self.lease_loopback()
@@ -122,20 +142,19 @@ impl Pool {
 
     /// A network with only a loopback device.
     pub(crate) fn lease_loopback(self: &Arc<Self>) -> Result<Lease> {
-        let ready = self.idle_loopback.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let network = match ready {
+        let network = match pop(&self.idle_loopback) {
             Some(network) => network,
-            None => self.make(&Way::Loopback, &CancelToken::new())?,
+            None => bare(None)?,
         };
         Ok(Lease { network: Some(network), pool: self.clone(), loopback: true })
     }
 
     /// Makes a network in the background.
-    pub(crate) fn prewarm(self: &Arc<Self>) {
+    pub(crate) fn prewarm(self: &Arc<Self>, fence: Arc<Fence>) {
         let pool = self.clone();
         std::thread::spawn(move || {
             if let Some(way) = pool.ways().into_iter().next()
-                && let Ok(network) = pool.make(&way, &CancelToken::new())
+                && let Ok(network) = pool.make(&way, &fence, &CancelToken::new())
             {
                 pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(network);
             }
@@ -146,9 +165,7 @@ impl Pool {
     fn ways(&self) -> Vec<Way> {
         let stacks = || Program::pasta().into_iter().chain(Program::slirp()).map(Way::Stack);
         match self.backend {
-            NetBackend::Auto if real_root() && nat::available() => {
-                std::iter::once(Way::Nat).chain(stacks()).collect()
-            }
+            NetBackend::Auto if translates() => std::iter::once(Way::Nat).chain(stacks()).collect(),
             NetBackend::Auto => stacks().collect(),
             NetBackend::Nat => vec![Way::Nat],
             NetBackend::Pasta => Program::pasta().map(Way::Stack).into_iter().collect(),
@@ -157,22 +174,23 @@ impl Pool {
         }
     }
 
-    fn make(&self, way: &Way, cancel: &CancelToken) -> Result<Network> {
-        let nat = match way {
-            Way::Nat => Some(self.nat()?),
-            Way::Stack(_) | Way::Loopback => None,
-        };
-        let number = self.count.fetch_add(1, Ordering::Relaxed);
-        // The namespace of a thread that ends at once: nobody else ever sees the caller's change.
-        let made = std::thread::scope(|scope| scope.spawn(|| fresh(nat.as_deref(), number)).join());
-        let namespace = made
-            .map_err(|_| PortError::new(ErrorKind::Internal, "making a network panicked"))?
-            .map_err(|error| {
-            PortError::new(ErrorKind::Unsupported, format!("cannot make a network namespace: {error}"))
-        })?;
-        let Way::Stack(program) = way else { return Ok(Network { stack: None, namespace }) };
-        let stack = Stack::start(program, namespace.as_fd(), cancel, || has_route(namespace.as_fd()))?;
-        Ok(Network { stack: Some(stack), namespace })
+    fn make(&self, way: &Way, fence: &Fence, cancel: &CancelToken) -> Result<Network> {
+        match way {
+            Way::Nat => {
+                let slot = Slot::take(&self.nat()?).ok_or_else(|| {
+                    PortError::new(ErrorKind::Unsupported, "too many networks of steps at the same time")
+                })?;
+                bare(Some(slot))
+            }
+            Way::Stack(program) => {
+                let mut network = bare(None)?;
+                let namespace = network.namespace.as_fd();
+                let stack = Stack::start(program, namespace, fence, cancel, || has_route(namespace))?;
+                network.stack = Some(stack);
+                network.reach = Reach::Forwarder(program.forwarder());
+                Ok(network)
+            }
+        }
     }
 
     fn nat(&self) -> Result<Arc<Nat>> {
@@ -190,17 +208,36 @@ impl Pool {
 enum Way {
     Nat,
     Stack(Program),
-    Loopback,
 }
 
-/// Root outside of any user namespace.
-fn real_root() -> bool {
+fn pop(idle: &Mutex<Vec<Network>>) -> Option<Network> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+}
+
+/// Whether the kernel translates addresses for this process: root outside of any user namespace, with the tools.
+pub(crate) fn translates() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    rustix::process::geteuid().is_root() && map.split_whitespace().eq(["0", "0", "4294967295"])
+    rustix::process::geteuid().is_root() && is_initial(&map) && nat::available()
 }
 
-/// Makes a namespace with a loopback device, and a pair of devices when there is address translation. The calling thread stays in it.
-fn fresh(nat: Option<&Nat>, number: u32) -> io::Result<OwnedFd> {
+/// A namespace without a stack: with a pair of devices if there is a slot for it.
+fn bare(slot: Option<Slot>) -> Result<Network> {
+    // Made by a thread that ends at once: nobody else ever sees the change of its namespace.
+    let made = std::thread::scope(|scope| scope.spawn(|| fresh(slot.as_ref())).join());
+    let namespace = made
+        .map_err(|_| PortError::new(ErrorKind::Internal, "making a network panicked"))?
+        .map_err(|error| {
+            PortError::new(
+                ErrorKind::Unsupported,
+                format!("cannot make a network namespace: {}", plain(&error)),
+            )
+        })?;
+    Ok(Network { stack: None, namespace, reach: Reach::Outside, _slot: slot })
+}
+
+/// Makes a namespace with a loopback device, and a pair of devices if there is a slot for it. The calling thread stays
+/// in it.
+fn fresh(slot: Option<&Slot>) -> io::Result<OwnedFd> {
     // Belongs to the namespace that the thread is in now.
     let mut outside = Netlink::open()?;
     unshare_network()?;
@@ -208,13 +245,18 @@ fn fresh(nat: Option<&Nat>, number: u32) -> io::Result<OwnedFd> {
     let mut inside = Netlink::open()?;
     let lo = inside.index("lo")?;
     inside.up(lo)?;
-    // So that ping works without a raw socket; a kernel without it has no such file.
-    let _allowed = fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
-    if let Some(nat) = nat {
-        let (host, step) = nat.addresses(number);
-        let name = format!("rb{:x}.{:x}", std::process::id(), number % 4096);
-        outside.veth(&name, namespace.as_fd())?;
-        let index = outside.index(&name)?;
+    // Clouds tell secrets there to whoever asks.
+    inside.unreachable(Ipv4Addr::new(169, 254, 0, 0), 16)?;
+    // So that ping works without a raw socket. Only groups that exist can be named; a kernel without it has no such file.
+    for range in ["0 2147483647", "0 65535", "0 0"] {
+        if fs::write("/proc/sys/net/ipv4/ping_group_range", range).is_ok() {
+            break;
+        }
+    }
+    if let Some(slot) = slot {
+        let (host, step) = slot.addresses();
+        outside.veth(&slot.device(), namespace.as_fd())?;
+        let index = outside.index(&slot.device())?;
         outside.address(index, host, 30)?;
         outside.up(index)?;
         let eth0 = inside.index("eth0")?;

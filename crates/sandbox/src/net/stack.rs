@@ -1,6 +1,7 @@
 //! User-mode network stacks: one process a namespace, which ends with it.
 
 use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use rbuild_ports::{CancelToken, ErrorKind, PortError, Result};
 
 use super::nat::find;
+use crate::fence::Fence;
 
 /// How long a stack may take to set up the device.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,7 +34,15 @@ impl Program {
         find("slirp4netns").map(Self::Slirp)
     }
 
-    /// Starts it for `namespace`. It dies with the calling thread, which must live as long.
+    /// Where it answers questions about names, asking the host's servers wherever they are.
+    pub(super) fn forwarder(&self) -> IpAddr {
+        IpAddr::V4(match self {
+            // Of a range for benchmarks, which nobody routes.
+            Self::Pasta(_) => Ipv4Addr::new(198, 18, 0, 53),
+            Self::Slirp(_) => Ipv4Addr::new(10, 0, 2, 3),
+        })
+    }
+
     fn command(&self) -> Command {
         // The namespace comes as standard input: stacks close other inherited descriptors, and may not look into other processes.
         match self {
@@ -49,6 +59,7 @@ impl Program {
                     "/proc/self/fd/0",
                 ]);
                 command.args(["--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]);
+                command.arg("--dns-forward").arg(self.forwarder().to_string());
                 command
             }
             Self::Slirp(path) => {
@@ -72,10 +83,11 @@ impl Program {
 pub(super) struct Stack(Child);
 
 impl Stack {
-    /// Starts `program` for `namespace` and waits until `ready`.
+    /// Starts `program` for `namespace` behind the fence, where it ends with this process, and waits until `ready`.
     pub(super) fn start(
         program: &Program,
         namespace: BorrowedFd<'_>,
+        fence: &Fence,
         cancel: &CancelToken,
         ready: impl Fn() -> bool,
     ) -> Result<Self> {
@@ -90,7 +102,12 @@ impl Stack {
             .stderr(Stdio::piped())
             .process_group(0)
             .env_clear();
-        let mut stack = Self(command.spawn().map_err(|e| failed(&e.to_string()))?);
+        // On a thread of its own, as there is no way back from behind the fence.
+        let spawned = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| fence.enter().and_then(|()| command.spawn()));
+            thread.join().map_err(|_| failed("starting it panicked"))
+        })?;
+        let mut stack = Self(spawned.map_err(|e| failed(&e.to_string()))?);
         let begun = Instant::now();
         let mut pause = Duration::from_millis(1);
         while !ready() {
@@ -109,6 +126,13 @@ impl Stack {
             pause = (pause * 2).min(Duration::from_millis(20));
         }
         Ok(stack)
+    }
+}
+
+impl Stack {
+    /// Whether it is still there.
+    pub(super) fn runs(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
     }
 }
 

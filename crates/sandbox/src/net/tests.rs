@@ -8,6 +8,7 @@ use std::time::Duration;
 use rbuild_ports::{CancelToken, SilentProgress};
 
 use super::Pool;
+use crate::fence::Fence;
 use crate::{NetBackend, SandboxOptions};
 
 /// Whether the test can run; says why not, and fails when it must.
@@ -22,6 +23,10 @@ fn root() -> bool {
 
 fn pool(network: NetBackend) -> std::sync::Arc<Pool> {
     Pool::new(&SandboxOptions { network, ..SandboxOptions::recommended() })
+}
+
+fn fence() -> std::sync::Arc<Fence> {
+    std::sync::Arc::new(Fence::new().unwrap())
 }
 
 /// Does `work` inside the namespace.
@@ -83,7 +88,7 @@ fn loopback_networks_reach_only_themselves() {
         return;
     }
     let pool = pool(NetBackend::Loopback);
-    let lease = pool.lease(&SilentProgress, &CancelToken::new()).unwrap();
+    let lease = pool.lease(&fence(), &SilentProgress, &CancelToken::new()).unwrap();
     let host = greeter(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let (own, others) = inside(lease.namespace().unwrap(), || {
         (connects(greeter(IpAddr::V4(Ipv4Addr::LOCALHOST))), connects(host))
@@ -97,7 +102,7 @@ fn translated_networks_reach_the_host_but_not_its_loopback_and_leave_nothing() {
         return;
     }
     let pool = pool(NetBackend::Nat);
-    let lease = pool.lease(&SilentProgress, &CancelToken::new()).unwrap();
+    let lease = pool.lease(&fence(), &SilentProgress, &CancelToken::new()).unwrap();
     let loopback = greeter(IpAddr::V4(Ipv4Addr::LOCALHOST));
     assert!(!inside(lease.namespace().unwrap(), || connects(loopback)));
     match host_address() {
@@ -110,7 +115,7 @@ fn translated_networks_reach_the_host_but_not_its_loopback_and_leave_nothing() {
     assert_eq!(links().len(), 1);
     drop(lease);
     // The next step gets the same network.
-    let again = pool.lease(&SilentProgress, &CancelToken::new()).unwrap();
+    let again = pool.lease(&fence(), &SilentProgress, &CancelToken::new()).unwrap();
     assert_eq!(links().len(), 1);
     drop((again, pool));
     for _ in 0..200 {
@@ -138,7 +143,8 @@ fn user_mode_stacks_give_a_way_out_and_end_with_the_pool() {
         return;
     }
     let pool = pool(NetBackend::Pasta);
-    let lease = pool.lease(&SilentProgress, &CancelToken::new()).unwrap();
+    let fence = fence();
+    let lease = pool.lease(&fence, &SilentProgress, &CancelToken::new()).unwrap();
     let routes = inside(lease.namespace().unwrap(), || {
         std::fs::read_to_string("/proc/thread-self/net/route").unwrap()
     });
