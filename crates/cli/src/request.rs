@@ -310,8 +310,7 @@ fn secret(text: &str) -> Result<Secret> {
     if kind.as_deref() == Some("env") && env.is_none() {
         env = src.take();
     }
-    let variable =
-        |name: &str| std::env::var_os(name).map(|value| std::os::unix::ffi::OsStringExt::into_vec(value));
+    let variable = |name: &str| std::env::var_os(name).map(std::os::unix::ffi::OsStringExt::into_vec);
     let source = match (src, env) {
         (_, Some(name)) => match variable(&name) {
             Some(value) => SecretSource::Bytes(SecretBytes(value)),
@@ -386,7 +385,7 @@ pub(crate) fn size_bytes(text: &str) -> Result<u64> {
         _ => return usage(format!("{text:?} is not a size; write 512, 64k, 10m or 2g")),
     };
     match digits.trim().parse::<f64>() {
-        Ok(number) if number >= 0.0 && number < 1e15 => {
+        Ok(number) if (0.0..1e15).contains(&number) => {
             #[expect(clippy::cast_precision_loss, reason = "powers of two are exact")]
             let scale = (1u64 << shift) as f64;
             #[expect(
