@@ -134,7 +134,7 @@ fn kill_builder(network: &str, user: &str, command: &[&str]) {
     builder.wait().unwrap();
     let begun = Instant::now();
     loop {
-        let left = survivors(builder.id());
+        let left = survivors(&mark);
         if left.is_empty() && devices(builder.id()).is_empty() {
             break;
         }
@@ -152,15 +152,16 @@ fn kill_builder(network: &str, user: &str, command: &[&str]) {
     }
 }
 
-/// Processes of the step, and helpers of its builder: all have the number in their environment or command line.
-fn survivors(builder: u32) -> Vec<String> {
+/// Processes of the step, and helpers of its builder. Guards have their builder's command line, with the root's path in it.
+fn survivors(root: &str) -> Vec<String> {
     let mut out = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let read = |name: &str| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
         let (line, name) = (read("cmdline").replace('\0', " "), read("comm"));
-        let helper = ["rbuild-guard", "pasta", "slirp4netns"].iter().any(|it| name.starts_with(it));
-        if helper || line.contains("sleep 98765") {
-            out.push(format!("{} {name} {line} (builder {builder})", entry.file_name().to_string_lossy()));
+        let stack = ["pasta", "slirp4netns"].iter().any(|it| name.starts_with(it));
+        let guard = name.starts_with("rbuild-guard") && line.contains(root);
+        if stack || guard || line.contains("sleep 98765") {
+            out.push(format!("{} {name} {line}", entry.file_name().to_string_lossy()));
         }
     }
     out
