@@ -43,11 +43,9 @@ pub(crate) fn resolv_conf(host: &str, wanted: &[IpAddr], reach: Reach) -> Resolv
     }
     let (mut public, mut list) = (false, wanted.iter().map(IpAddr::to_string).collect::<Vec<_>>());
     if list.is_empty() {
-        let all = servers(host);
-        let local = all.iter().any(|server| is_loopback(server));
         list = match reach {
-            Reach::Forwarder(address) if local => vec![address.to_string()],
-            _ => all.into_iter().filter(|server| !is_loopback(server)).collect(),
+            Reach::Forwarder(address) if needs_forwarder(host) => vec![address.to_string()],
+            _ => servers(host).into_iter().filter(|server| !is_loopback(server)).collect(),
         };
     }
     if list.is_empty() {
@@ -63,6 +61,11 @@ pub(crate) fn resolv_conf(host: &str, wanted: &[IpAddr], reach: Reach) -> Resolv
         text.push_str(&format!("nameserver {server}\n"));
     }
     ResolvConf { text, public }
+}
+
+/// Whether a step would need a forwarder to ask the host's servers.
+pub(crate) fn needs_forwarder(host: &str) -> bool {
+    servers(host).iter().any(|server| is_loopback(server))
 }
 
 /// Whether the host asks only systemd's stub, whose own servers are in another file.
@@ -138,5 +141,6 @@ mod tests {
         assert!(only_systemd_stub("nameserver 127.0.0.53\noptions edns0\n"));
         assert!(!only_systemd_stub("nameserver 127.0.0.53\nnameserver 1.1.1.1\n"));
         assert!(!only_systemd_stub(""));
+        assert!(needs_forwarder("nameserver ::1\n") && !needs_forwarder("nameserver 10.0.0.2\n"));
     }
 }

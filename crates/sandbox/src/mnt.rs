@@ -97,7 +97,7 @@ pub(crate) fn bind_inside(whole: OwnedFd, at: BorrowedFd<'_>) -> io::Result<Owne
 }
 
 /// Attaches `whole` in a mount namespace of its own for as long as it takes to copy from it.
-fn bind_attached(whole: OwnedFd, at: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn bind_attached(whole: OwnedFd, at: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     struct Job {
         whole: RawFd,
         at: RawFd,

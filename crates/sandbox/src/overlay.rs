@@ -272,6 +272,44 @@ mod tests {
         assert!(stack(&many).unwrap_err().message.contains("501 layers are too many"));
     }
 
+    /// What is done on kernels that know only the old ways, here on the new one.
+    #[test]
+    fn ways_for_older_kernels() {
+        use std::fs;
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("RBUILD_REQUIRE_SANDBOX").is_none(), "mounting needs root here");
+            return;
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let names: Vec<String> = (0..150).map(|n| format!("layer{n}")).collect();
+        for name in &names {
+            fs::create_dir_all(temp.path().join(name).join("sub")).unwrap();
+            fs::write(temp.path().join(name).join("sub").join(name), name).unwrap();
+        }
+        let [upper, work] = ["up,per", "wo:rk"].map(|name| temp.path().join(name));
+        fs::create_dir(&upper).unwrap();
+        fs::create_dir(&work).unwrap();
+        let dirs = OverlayDirs {
+            base: temp.path().into(),
+            lower: names,
+            upper: Some(upper.clone()),
+            work: Some(work),
+        };
+        let Stack::Overlay(lower) = stack(&dirs).unwrap() else { panic!("no overlay") };
+        let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mount = classic(&dirs, &lower, &options(true, false), attr::NODEV).unwrap();
+        let sub = mnt::open_inside(mount.as_fd(), "sub").unwrap();
+        drop(mnt::put_file(sub.as_fd(), "made", b"x", 0o600, (0, 0)).unwrap());
+        let part = mnt::bind_attached(mount, sub.as_fd()).unwrap();
+        let read = |name: &str| fs::read_to_string(format!("{}/{name}", by_fd(part.as_fd()))).unwrap();
+        assert_eq!(
+            (read("layer0"), read("layer149"), read("made")),
+            ("layer0".into(), "layer149".into(), "x".into())
+        );
+        assert_eq!(fs::read_to_string(upper.join("sub/made")).unwrap(), "x");
+        assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+    }
+
     #[test]
     fn classic_option_strings() {
         let some = dirs(&["a", "b"], true);

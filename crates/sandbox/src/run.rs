@@ -18,7 +18,7 @@ use crate::cgroup::Group;
 use crate::child::{self, Job, Report};
 use crate::etc_files::{self, Reach};
 use crate::failure::{self, Context};
-use crate::net::Lease;
+use crate::net::{Lease, host_resolv_conf};
 use crate::plan::{self, Command};
 use crate::rootfs::{Base, Cwd, Rootfs, Style};
 use crate::sandbox::Sandbox;
@@ -94,7 +94,7 @@ fn group(sandbox: &Sandbox, request: &ExecRequest, progress: &dyn Progress) -> R
 
 fn network(
     sandbox: &Sandbox,
-    fence: &Fence,
+    fence: &Arc<Fence>,
     request: &ExecRequest,
     progress: &dyn Progress,
     cancel: &CancelToken,
@@ -108,15 +108,8 @@ fn network(
 
 /// The host's resolver configuration, as the step can use it.
 fn resolv_conf(sandbox: &Sandbox, network: Option<&Lease>, mode: NetMode, progress: &dyn Progress) -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let mut host = read("/etc/resolv.conf");
     let reach = network.map_or(Reach::Host, Lease::reach);
-    if reach != Reach::Host && etc_files::only_systemd_stub(&host) {
-        let real = read("/run/systemd/resolve/resolv.conf");
-        if !real.is_empty() {
-            host = real;
-        }
-    }
+    let host = host_resolv_conf(reach);
     let conf = etc_files::resolv_conf(&host, &sandbox.options().nameservers, reach);
     if conf.public && mode == NetMode::Sandbox && network.is_some_and(Lease::leads_out) {
         let text =

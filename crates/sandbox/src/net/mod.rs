@@ -8,7 +8,7 @@ mod pool;
 mod stack;
 
 pub(crate) use nat::find;
-pub(crate) use pool::{Lease, Pool, translates};
+pub(crate) use pool::{Lease, Pool, host_resolv_conf, translates};
 
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ use rustix::thread::UnshareFlags;
 use super::nat::{self, Nat, Slot};
 use super::netlink::Netlink;
 use super::stack::{Program, Stack};
-use crate::etc_files::Reach;
+use crate::etc_files::{self, Reach};
 use crate::fence::Fence;
 use crate::mnt::plain;
 use crate::sandbox::is_initial;
@@ -107,7 +107,7 @@ impl Pool {
     /// A network with a way out, or with only a loopback device after a warning.
     pub(crate) fn lease(
         self: &Arc<Self>,
-        fence: &Fence,
+        fence: &Arc<Fence>,
         progress: &dyn Progress,
         cancel: &CancelToken,
     ) -> Result<Lease> {
@@ -174,7 +174,7 @@ impl Pool {
         }
     }
 
-    fn make(&self, way: &Way, fence: &Fence, cancel: &CancelToken) -> Result<Network> {
+    fn make(&self, way: &Way, fence: &Arc<Fence>, cancel: &CancelToken) -> Result<Network> {
         match way {
             Way::Nat => {
                 let slot = Slot::take(&self.nat()?).ok_or_else(|| {
@@ -185,9 +185,13 @@ impl Pool {
             Way::Stack(program) => {
                 let mut network = bare(None)?;
                 let namespace = network.namespace.as_fd();
-                let stack = Stack::start(program, namespace, fence, cancel, || has_route(namespace))?;
+                let forward = etc_files::needs_forwarder(&host_resolv_conf(Reach::Outside));
+                let stack =
+                    Stack::start(program, forward, namespace, fence, cancel, || has_route(namespace))?;
                 network.stack = Some(stack);
-                network.reach = Reach::Forwarder(program.forwarder());
+                if forward {
+                    network.reach = Reach::Forwarder(program.forwarder());
+                }
                 Ok(network)
             }
         }
@@ -208,6 +212,19 @@ impl Pool {
 enum Way {
     Nat,
     Stack(Program),
+}
+
+/// The host's resolver configuration, with the servers behind systemd's stub for those who cannot reach it.
+pub(crate) fn host_resolv_conf(reach: Reach) -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let host = read("/etc/resolv.conf");
+    if reach != Reach::Host && etc_files::only_systemd_stub(&host) {
+        let real = read("/run/systemd/resolve/resolv.conf");
+        if !real.is_empty() {
+            return real;
+        }
+    }
+    host
 }
 
 fn pop(idle: &Mutex<Vec<Network>>) -> Option<Network> {

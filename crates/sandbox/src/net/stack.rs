@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rbuild_ports::{CancelToken, ErrorKind, PortError, Result};
@@ -43,7 +44,7 @@ impl Program {
         })
     }
 
-    fn command(&self) -> Command {
+    fn command(&self, forward: bool) -> Command {
         // The namespace comes as standard input: stacks close other inherited descriptors, and may not look into other processes.
         match self {
             Self::Pasta(path) => {
@@ -59,7 +60,10 @@ impl Program {
                     "/proc/self/fd/0",
                 ]);
                 command.args(["--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]);
-                command.arg("--dns-forward").arg(self.forwarder().to_string());
+                if forward {
+                    // Not otherwise: answers of the host's first server then seem to come from there.
+                    command.arg("--dns-forward").arg(self.forwarder().to_string());
+                }
                 command
             }
             Self::Slirp(path) => {
@@ -79,15 +83,20 @@ impl Program {
 }
 
 /// A running stack; it is killed when dropped.
-#[derive(Debug)]
-pub(super) struct Stack(Child);
+pub(super) struct Stack {
+    child: Child,
+    /// Goes after the stack: a fence comes down only when everything behind it has been reaped.
+    _fence: Arc<Fence>,
+}
 
 impl Stack {
-    /// Starts `program` for `namespace` behind the fence, where it ends with this process, and waits until `ready`.
+    /// Starts `program` for `namespace` behind the fence, where it ends with this process, and waits until `ready`. With
+    /// `forward` the forwarder answers.
     pub(super) fn start(
         program: &Program,
+        forward: bool,
         namespace: BorrowedFd<'_>,
-        fence: &Fence,
+        fence: &Arc<Fence>,
         cancel: &CancelToken,
         ready: impl Fn() -> bool,
     ) -> Result<Self> {
@@ -95,7 +104,7 @@ impl Stack {
             PortError::new(ErrorKind::Unsupported, format!("{program:?} gives no network: {why}"))
         };
         let input = namespace.as_fd().try_clone_to_owned().map_err(|e| failed(&e.to_string()))?;
-        let mut command = program.command();
+        let mut command = program.command(forward);
         command
             .stdin(Stdio::from(input))
             .stdout(Stdio::null())
@@ -107,14 +116,15 @@ impl Stack {
             let thread = scope.spawn(|| fence.enter().and_then(|()| command.spawn()));
             thread.join().map_err(|_| failed("starting it panicked"))
         })?;
-        let mut stack = Self(spawned.map_err(|e| failed(&e.to_string()))?);
+        let child = spawned.map_err(|e| failed(&e.to_string()))?;
+        let mut stack = Self { child, _fence: fence.clone() };
         let begun = Instant::now();
         let mut pause = Duration::from_millis(1);
         while !ready() {
             cancel.check()?;
-            if let Ok(Some(status)) = stack.0.try_wait() {
+            if let Ok(Some(status)) = stack.child.try_wait() {
                 let mut said = String::new();
-                if let Some(stderr) = stack.0.stderr.as_mut() {
+                if let Some(stderr) = stack.child.stderr.as_mut() {
                     let _read = stderr.take(4096).read_to_string(&mut said);
                 }
                 return Err(failed(&format!("{status}: {}", said.trim())));
@@ -129,16 +139,22 @@ impl Stack {
     }
 }
 
+impl std::fmt::Debug for Stack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Stack").field(&self.child.id()).finish()
+    }
+}
+
 impl Stack {
     /// Whether it is still there.
     pub(super) fn runs(&mut self) -> bool {
-        matches!(self.0.try_wait(), Ok(None))
+        matches!(self.child.try_wait(), Ok(None))
     }
 }
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        let _killed = self.0.kill();
-        let _reaped = self.0.wait();
+        let _killed = self.child.kill();
+        let _reaped = self.child.wait();
     }
 }

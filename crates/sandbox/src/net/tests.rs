@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use rbuild_ports::{CancelToken, SilentProgress};
+use rbuild_ports::{CancelToken, Progress, SilentProgress, Stream};
 
 use super::Pool;
 use crate::fence::Fence;
@@ -132,31 +132,53 @@ fn translated_networks_reach_the_host_but_not_its_loopback_and_leave_nothing() {
     }
 }
 
+/// Warnings are failures.
+struct Loud;
+
+impl Progress for Loud {
+    fn log(&self, _stream: Stream, _data: &[u8]) {}
+    fn status(&self, _id: &str, _current: u64, _total: Option<u64>, _done: bool) {}
+    fn warn(&self, message: &str) {
+        panic!("{message}");
+    }
+}
+
+/// Whether a child of this process is called so.
+fn has_child(name: &str) -> bool {
+    let own = std::process::id().to_string();
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok()).any(|stat| {
+        let (head, rest) = stat.rsplit_once(')').unwrap_or_default();
+        head.contains(name) && rest.split(' ').nth(2) == Some(&own)
+    })
+}
+
 #[test]
 fn user_mode_stacks_give_a_way_out_and_end_with_the_pool() {
     if !root() {
         return;
     }
-    if super::nat::find("pasta").is_none() {
-        assert!(std::env::var_os("RBUILD_REQUIRE_SANDBOX").is_none(), "pasta is not installed");
-        eprintln!("skipped: pasta is not installed");
-        return;
+    for (backend, program, name) in
+        [(NetBackend::Pasta, "pasta", "passt"), (NetBackend::Slirp, "slirp4netns", "slirp4netns")]
+    {
+        if super::nat::find(program).is_none() {
+            assert!(std::env::var_os("RBUILD_REQUIRE_SANDBOX").is_none(), "{program} is not installed");
+            eprintln!("skipped: {program} is not installed");
+            continue;
+        }
+        let (pool, fence) = (pool(backend), fence());
+        let lease = pool.lease(&fence, &Loud, &CancelToken::new()).unwrap();
+        assert!(has_child(name) && lease.leads_out(), "{program}");
+        let routes = inside(lease.namespace().unwrap(), || {
+            std::fs::read_to_string("/proc/thread-self/net/route").unwrap()
+        });
+        if host_address().is_some() {
+            let default = |line: &str| line.split_whitespace().nth(1) == Some("00000000");
+            assert!(routes.lines().skip(1).any(default), "{program}: {routes}");
+        }
+        let loopback = greeter(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        assert!(!inside(lease.namespace().unwrap(), || connects(loopback)), "{program}");
+        drop((lease, pool));
+        assert!(!has_child(name), "{program} is left");
     }
-    let pool = pool(NetBackend::Pasta);
-    let fence = fence();
-    let lease = pool.lease(&fence, &SilentProgress, &CancelToken::new()).unwrap();
-    let routes = inside(lease.namespace().unwrap(), || {
-        std::fs::read_to_string("/proc/thread-self/net/route").unwrap()
-    });
-    if host_address().is_some() {
-        assert!(
-            routes.lines().skip(1).any(|line| line.split_whitespace().nth(1) == Some("00000000")),
-            "{routes}"
-        );
-    }
-    drop((lease, pool));
-    let children = format!("/proc/{}/task/{}/children", std::process::id(), std::process::id());
-    assert!(!std::fs::read_to_string(children).unwrap_or_default().split_whitespace().any(|pid| {
-        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.contains("past"))
-    }));
 }

@@ -1,9 +1,11 @@
 //! Steps of an ordinary user. As root a user is made for it and removed again.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::space::{Space, example};
 
@@ -123,4 +125,46 @@ fn without_subordinate_ids_there_is_one_user_and_that_is_said() {
     let said = text(&user.step(&program, &["--user", "app", &root, "/bin/true"]));
     assert!(said.contains("error: user 1000:1000 does not exist in this user namespace"), "{said}");
     assert!(said.contains("help: give yourself more ids"), "{said}");
+}
+
+#[test]
+fn nothing_survives_a_killed_builder() {
+    let Some(space) = Space::new() else { return };
+    let Some(user) = User::new(true) else { return };
+    let (program, root) = give(&space, &user);
+    // Numbers of users are used again, and others may have left something under this one.
+    let before = processes(&user);
+    let left = || processes(&user).into_iter().filter(|it| !before.contains(it)).collect::<Vec<_>>();
+    let id = user.id.to_string();
+    let script = "sleep 98765 & echo ready; sleep 98765";
+    let mut builder = Command::new("setpriv")
+        .args(["--reuid", &id, "--regid", &id, "--init-groups"])
+        .arg(&program)
+        .args(["--network", "sandbox", &root, "/bin/sh", "-c", script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(builder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    assert!(left().len() >= 3, "the builder, its guard and the step");
+    builder.kill().unwrap();
+    builder.wait().unwrap();
+    let begun = Instant::now();
+    while !left().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "left: {:?}", left());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Numbers and command lines of the processes of a user.
+fn processes(user: &User) -> Vec<String> {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let own = all.filter(|entry| fs::metadata(entry.path()).is_ok_and(|meta| meta.uid() == user.id));
+    own.filter_map(|entry| {
+        let line = fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        Some(format!("{} {line}", entry.file_name().to_string_lossy()))
+    })
+    .collect()
 }
