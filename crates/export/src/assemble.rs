@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rbuild_digest::Digest;
 use rbuild_oci::media_type::{self, Compression};
-use rbuild_oci::{Descriptor, History, ImageConfig, Index, Manifest, Platform, RootFs};
+use rbuild_oci::{Descriptor, History, ImageConfig, Index, Manifest, RootFs};
 use rbuild_ports::{ErrorKind, PortError, Result, Timestamp};
 use serde_json::{Map, Value};
 
@@ -130,17 +130,6 @@ pub(crate) fn layout_index(entries: Vec<Descriptor>) -> Result<Vec<u8>> {
     let media_type = media_type::OCI_INDEX.to_owned();
     let index = Index { schema_version: 2, media_type, manifests: entries, annotations: BTreeMap::new() };
     json::compact(&index).map_err(unserializable)
-}
-
-/// A platform as it stands in an index.
-pub(crate) fn index_platform(config: &ImageConfig) -> Platform {
-    Platform {
-        architecture: config.architecture.clone(),
-        os: config.os.clone(),
-        os_version: config.os_version.clone(),
-        os_features: config.os_features.clone(),
-        variant: config.variant.clone(),
-    }
 }
 
 fn document(media_type: &str, value: &impl serde::Serialize) -> Result<Document> {

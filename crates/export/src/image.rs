@@ -97,7 +97,7 @@ impl PreparedImage {
             let layers: Vec<PreparedLayer> = rest.by_ref().take(image.snapshot.layers.len()).collect();
             let platform = assemble_platform(request, settings, image, layers)?;
             let mut entry = platform.manifest.descriptor.clone();
-            entry.platform = Some(assemble::index_platform(&image.config));
+            entry.platform = Some(image.config.platform());
             entry.annotations = settings.annotations(AnnotationTarget::ManifestDescriptor, Some(image));
             entries.push(entry);
             platforms.push(platform);

@@ -1,5 +1,7 @@
 //! RFC 3339 as Go writes it: fractions without trailing zeros, `Z` for UTC. Days by arithmetic, no time zones.
 
+use rbuild_oci::calendar::{date_time, days_of};
+
 const NANOS: i64 = 1_000_000_000;
 const DAY: i64 = 86_400;
 
@@ -80,31 +82,6 @@ fn offset(zone: &str) -> Option<i64> {
         return None;
     }
     Some(sign * (hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60))
-}
-
-fn date_time(secs: i64) -> String {
-    let (year, month, day) = date_of(secs.div_euclid(DAY));
-    let rest = secs.rem_euclid(DAY);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
-/// Days since 1970 of a date of the Gregorian calendar; years begin in March so that leap days come last.
-fn days_of(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
-}
-
-fn date_of(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use rbuild_digest::Digest;
 use serde::{Deserialize, Serialize};
 
+use crate::Platform;
 use crate::descriptor::digest_list;
 
 /// A whole image config document.
@@ -44,6 +45,20 @@ pub struct ImageConfig {
     /// Everything else.
     #[serde(flatten)]
     pub extra: serde_json::Map<String, serde_json::Value>,
+}
+
+impl ImageConfig {
+    /// The platform it is for, as written.
+    #[must_use]
+    pub fn platform(&self) -> Platform {
+        Platform {
+            architecture: self.architecture.clone(),
+            os: self.os.clone(),
+            os_version: self.os_version.clone(),
+            os_features: self.os_features.clone(),
+            variant: self.variant.clone(),
+        }
+    }
 }
 
 /// The `config` object: field order as BuildKit's `DockerOCIImageConfig`.

@@ -8,6 +8,7 @@ mod manifest;
 mod platform;
 mod reference;
 
+pub mod calendar;
 pub mod media_type;
 
 pub use config::{ContainerConfig, Empty, Healthcheck, History, ImageConfig, RootFs, chain_ids};

@@ -34,6 +34,7 @@ pub use rbuild_engine::Why;
 pub use rbuild_export::{Annotation, EngineAccess, OutputError, OutputReport, OutputSpec};
 pub use rbuild_graph::{HostIp, NetMode, Ulimit, dot, dump};
 pub use rbuild_lower::{Lowered, NoCache, StageOutline, StagePlan};
+pub use rbuild_oci::calendar::date_time;
 pub use rbuild_oci::{Descriptor, ImageConfig, Platform, Reference};
 pub use rbuild_ports::{CancelToken, ErrorKind, ImageRecord, PortError, SecretBytes, Stream, Timestamp};
 pub use rbuild_sandbox::{Rootless, enter_user_namespace};

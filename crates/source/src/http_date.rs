@@ -1,5 +1,7 @@
 //! Times in HTTP headers.
 
+use rbuild_oci::calendar::days_of;
+
 /// Seconds since 1970 of `Sun, 06 Nov 1994 08:49:37 GMT`; `None` for other forms.
 pub(crate) fn parse_http_date(text: &str) -> Option<i64> {
     const MONTHS: [&str; 12] =
@@ -16,14 +18,7 @@ pub(crate) fn parse_http_date(text: &str) -> Option<i64> {
     let time: Vec<i64> = time.split(':').map(number).collect::<Option<_>>()?;
     let [hours, minutes, seconds] = time.as_slice() else { return None };
     let valid = (1..=31).contains(&day) && *hours < 24 && *minutes < 60 && *seconds <= 60;
-    valid.then(|| days_since_1970(year, month, day) * 86_400 + hours * 3600 + minutes * 60 + seconds)
-}
-
-/// Days of the proleptic Gregorian calendar. Years are counted from March, so the leap day is their last.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468
+    valid.then(|| days_of(year, month, day) * 86_400 + hours * 3600 + minutes * 60 + seconds)
 }
 
 #[cfg(test)]

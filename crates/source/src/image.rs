@@ -312,7 +312,7 @@ fn search_index(
         let Some(found) = found else { continue };
         let platform = match &found.platform {
             Some(platform) => platform.clone(),
-            None => platform_of(&parse_config(name, &found.config)?),
+            None => parse_config(name, &found.config)?.platform().normalized(),
         };
         if platform.serves(wanted).is_some() {
             return Ok(Some(found));
@@ -341,17 +341,6 @@ fn parse_config(name: &str, bytes: &[u8]) -> Result<ImageConfig> {
     serde_json::from_slice(bytes).map_err(|error| {
         PortError::new(ErrorKind::Invalid, format!("the image config of {name} is malformed: {error}"))
     })
-}
-
-fn platform_of(config: &ImageConfig) -> Platform {
-    Platform {
-        architecture: config.architecture.clone(),
-        os: config.os.clone(),
-        os_version: config.os_version.clone(),
-        os_features: config.os_features.clone(),
-        variant: config.variant.clone(),
-    }
-    .normalized()
 }
 
 /// Checks that config and layers belong together.
@@ -395,7 +384,7 @@ fn resolved(
             remote: RemoteBlob { location: location.to_owned(), descriptor },
         })
         .collect();
-    let said = platform_of(&config);
+    let said = config.platform().normalized();
     let platform = if said.os.is_empty() || said.architecture.is_empty() {
         platform.unwrap_or_else(|| wanted.clone()).normalized()
     } else {

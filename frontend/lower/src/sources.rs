@@ -194,7 +194,7 @@ impl Ctx<'_> {
         title: &mut dyn FnMut(String) -> String,
     ) -> Opened {
         let config = Some(facts.config.clone());
-        let found_platform = Some(platform_of(&facts.config));
+        let found_platform = Some(facts.config.platform());
         if has_no_layers(&facts.config) {
             return Opened { rootfs: None, config, platform: found_platform };
         }
@@ -230,7 +230,7 @@ impl Ctx<'_> {
             (NamedContextValue::OciLayout { path, .. }, Some(facts)) => {
                 let mut out = Opened {
                     rootfs: None,
-                    platform: Some(platform_of(&facts.config)),
+                    platform: Some(facts.config.platform()),
                     config: Some(facts.config.clone()),
                 };
                 if !has_no_layers(&facts.config) {
@@ -486,16 +486,6 @@ fn layout_query(store: &str, path: &str, reference: &str, platform: Platform) ->
         reference: reference.to_owned(),
     };
     ImageQuery { origin, platform }
-}
-
-fn platform_of(config: &ImageConfig) -> Platform {
-    Platform {
-        architecture: config.architecture.clone(),
-        os: config.os.clone(),
-        os_version: config.os_version.clone(),
-        os_features: config.os_features.clone(),
-        variant: config.variant.clone(),
-    }
 }
 
 /// Such an image is as good as scratch.
