@@ -44,8 +44,9 @@ pub trait View: Send + Sync {
     /// `NotFound` when it is no regular file; otherwise if it cannot be opened.
     fn open(&self, path: &RelPath) -> Result<File>;
 
-    /// BuildKit's content digest of one entry that is no directory (`contenthash` header and content), as stored
-    /// or computed now. Views of a local context remember it, and use owner 0:0.
+    /// BuildKit's content digest of one entry: of files with their content, of all else only what `contenthash` calls the
+    /// header. As stored or computed now. Views of a local context remember it, use owner 0:0, and give their root
+    /// the digest of nothing, as BuildKit does.
     ///
     /// # Errors
     /// If it cannot be read.

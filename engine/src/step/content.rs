@@ -1,13 +1,12 @@
 //! Content keys: what an operation reads of an input, hashed as BuildKit hashes it. And sources that are fetched.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use rbuild_cache_key::{ContentSpec, Facts, HttpFacts, cache_map, content_key as root_of_content};
 use rbuild_digest::Digest;
 use rbuild_graph::{Node, NodeId, SourceOp};
 use rbuild_ports::{ErrorKind, KeyId, PortError, View};
-use rbuild_tree::{NodeKind, RelPath, SelectError, TreeSource, context_root_digest, header_digest, select};
+use rbuild_tree::{NodeKind, RelPath, SelectError, TreeSource, select};
 
 use crate::StepOutput;
 use crate::progress::StepProgress;
@@ -52,32 +51,13 @@ fn hash(view: &Arc<dyn View>, spec: &ContentSpec) -> Result<Digest, Trouble> {
             }
         })?;
         let wanted: Vec<RelPath> = selection.needed().cloned().collect();
-        let mut files = Vec::new();
-        let mut known: HashMap<RelPath, Digest> = HashMap::new();
-        for path in wanted {
-            if path.is_root() && view.is_local() {
-                known.insert(path, context_root_digest());
-                continue;
-            }
-            match tree.lookup(&path)? {
-                Some(NodeKind::Dir) => {
-                    if let Some(entry) = view.lookup(&path)? {
-                        known.insert(path, header_digest(&entry));
-                    }
-                }
-                _ => files.push(path),
-            }
-        }
-        for (path, digest) in files.iter().zip(view.entry_digests(&files)?) {
-            known.insert(path.clone(), digest);
-        }
+        // Asked for in the same order.
+        let mut known = view.entry_digests(&wanted)?.into_iter();
         let gone = |path: &RelPath| {
-            PortError::new(
-                ErrorKind::Invalid,
-                format!("{} changed while it was read", path.as_path().display()),
-            )
+            let message = format!("{} changed while it was read", path.as_path().display());
+            PortError::new(ErrorKind::Invalid, message)
         };
-        digests.push(selection.digest(|path| known.get(path).copied().ok_or_else(|| gone(path)))?);
+        digests.push(selection.digest(|path| known.next().ok_or_else(|| gone(path)))?);
     }
     Ok(root_of_content(&digests))
 }
