@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         Ok(report) => {
             println!(
                 "built {}: {} steps ran, {} were cached",
-                report.names.join(", "),
+                report.exported.names.join(", "),
                 report.ran,
                 report.cached
             );

@@ -76,10 +76,7 @@ impl Builder {
         self.store.finish_build();
         Ok(Report {
             build_ref: build_ref(self.store.clock().now()),
-            descriptor: exported.descriptor,
-            config_digest: exported.config_digest,
-            names: exported.names,
-            outputs: exported.outputs,
+            exported,
             cached: vertices.cached.load(Ordering::Relaxed),
             ran: vertices.ran.load(Ordering::Relaxed),
         })
@@ -122,17 +119,19 @@ impl Builder {
         let resolver = Resolver { ports, vertices, pull: request.pull, cancel, aliases: Mutex::default() };
         let platforms =
             if request.platforms.is_empty() { vec![Platform::host()] } else { request.platforms.clone() };
-        let mut plans = Vec::with_capacity(platforms.len());
-        for platform in &platforms {
-            let options = lower_options(request, platform, platforms.len() > 1, context.clone())?;
-            plans.push(*resolver.lower(&parsed.file, &source, &options)?);
+        let several = platforms.len() > 1;
+        let options = platforms
+            .iter()
+            .map(|platform| lower_options(request, platform, several, context.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut plans = Vec::with_capacity(options.len());
+        for options in &options {
+            plans.push(*resolver.lower(&parsed.file, &source, options)?);
         }
-        let warnings = match platforms.first() {
-            Some(platform) => {
-                let options = lower_options(request, platform, platforms.len() > 1, context.clone())?;
-                rbuild_lower::apply_check(&parsed.file, &source, &options, warnings)
-                    .map_err(BuildError::findings)?
-            }
+        // The check configuration is the file's; it is the same for all platforms.
+        let warnings = match options.first() {
+            Some(options) => rbuild_lower::apply_check(&parsed.file, &source, options, warnings)
+                .map_err(BuildError::findings)?,
             None => warnings,
         };
         let mut shown: Vec<Diagnostic> = vec![];

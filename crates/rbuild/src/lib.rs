@@ -31,7 +31,9 @@ pub use rbuild_cache_index::{PruneOptions, PruneReport, PrunedRow, UsageKind, Us
 pub use rbuild_diag::{Diagnostic, RenderOptions, Severity, SourceFile, render};
 pub use rbuild_digest::Digest;
 pub use rbuild_engine::Why;
-pub use rbuild_export::{Annotation, EngineAccess, OutputError, OutputReport, OutputSpec};
+pub use rbuild_export::{
+    Annotation, EngineAccess, Exported, OutputError, OutputReport, OutputSpec, write_file,
+};
 pub use rbuild_graph::{HostIp, NetMode, Ulimit, dot, dump};
 pub use rbuild_lower::{Lowered, NoCache, StageOutline, StagePlan};
 pub use rbuild_oci::calendar::date_time;

@@ -1,11 +1,10 @@
 //! `rbuild build`.
 
 use std::io::IsTerminal;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use rbuild::{BuildError, Builder, CancelToken, Diagnostic, OutputStreams, PortError, Report};
+use rbuild::{BuildError, Builder, CancelToken, Diagnostic, OutputStreams, Report, write_file};
 
 use crate::args::{BuildArgs, Cli, ProgressMode};
 use crate::error::{Failure, show};
@@ -32,7 +31,7 @@ pub(crate) fn run(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let report = result?;
     write_files(args, &report)?;
     if args.quiet
-        && let Some(digest) = &report.config_digest
+        && let Some(digest) = &report.exported.config_digest
     {
         print(&digest.to_string());
     }
@@ -60,23 +59,11 @@ fn said_by_error(finding: &Diagnostic, result: &Result<Report, BuildError>) -> b
 
 fn write_files(args: &BuildArgs, report: &Report) -> Result<(), Failure> {
     // Outputs that are no image have no id; an empty file would be taken for one.
-    if let (Some(path), Some(id)) = (&args.iidfile, report.image_id()) {
-        write(path, id.to_string().as_bytes())?;
+    if let (Some(path), Some(id)) = (&args.iidfile, report.iidfile()) {
+        write_file(path, id.as_bytes())?;
     }
     if let Some(path) = &args.metadata_file {
-        write(path, report.metadata_json().as_bytes())?;
+        write_file(path, report.metadata_file().as_bytes())?;
     }
     Ok(())
-}
-
-/// Complete or absent.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), PortError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = std::path::PathBuf::from(name);
-    let result = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
-    result.map_err(|error| {
-        drop(std::fs::remove_file(&temporary));
-        PortError::io("write", path, error)
-    })
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 
+use base64::Engine as _;
 use rbuild::{BuildEvent, Digest, Stream, Timestamp, VertexId};
 use serde_json::{Map, Value, json};
 
@@ -98,21 +99,7 @@ fn digest(vertex: VertexId) -> String {
 }
 
 fn base64(data: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(data.len().div_ceil(3) * 4);
-    for chunk in data.chunks(3) {
-        let word =
-            chunk.iter().enumerate().fold(0u32, |word, (i, byte)| word | u32::from(*byte) << (16 - 8 * i));
-        for i in 0..4 {
-            let c = if i <= chunk.len() {
-                char::from(ALPHABET[(word >> (18 - 6 * i) & 63) as usize])
-            } else {
-                '='
-            };
-            out.push(c);
-        }
-    }
-    out
+    base64::engine::general_purpose::STANDARD.encode(data)
 }
 
 #[cfg(test)]
