@@ -10,6 +10,9 @@ use rbuild::{
 
 use crate::args::{BuildArgs, SourceArgs};
 
+/// A build argument that is taken from the environment without being asked for, as buildx does.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 /// A wrong command line.
 #[derive(Debug)]
 pub(crate) struct Usage(pub(crate) String);
@@ -84,6 +87,10 @@ pub(crate) fn source(args: &SourceArgs, root: &Path) -> Result<Prepared> {
             // Without a value it is passed on from the environment, and left out when it is not there.
             None => request.build_args.extend(std::env::var(arg).ok().map(|value| (arg.clone(), value))),
         }
+    }
+    if request.build_args.iter().all(|(name, _)| name != EPOCH) {
+        let epoch = std::env::var(EPOCH).ok().filter(|epoch| !epoch.is_empty());
+        request.build_args.extend(epoch.map(|epoch| (EPOCH.to_owned(), epoch)));
     }
     for label in &args.label {
         let (key, value) = label.split_once('=').unwrap_or((label, ""));

@@ -71,8 +71,10 @@ impl Builder {
         }
         let ports = Arc::new(self.store.session(request, &vertices));
         let plans = self.plan_with(request, &ports, &vertices, cancel)?;
+        // The file and the arguments decide it; it is the same for all platforms.
+        let epoch = plans.plans.first().and_then(|plan| plan.source_date_epoch);
         let images = self.solve_all(request, plans, &ports, &vertices, cancel)?;
-        let exported = self.export(request, &images, &ports, streams, &vertices, cancel)?;
+        let exported = self.export(request, &images, epoch, &ports, streams, &vertices, cancel)?;
         self.store.finish_build();
         Ok(Report {
             build_ref: build_ref(self.store.clock().now()),
@@ -139,9 +141,12 @@ impl Builder {
         {
             // The same line is found once a platform.
             if !shown.contains(&warning) {
-                vertices.send(BuildEvent::Finding(warning.clone()));
                 shown.push(warning);
             }
+        }
+        rbuild_lower::sort_by_place(&source, &mut shown);
+        for warning in shown {
+            vertices.send(BuildEvent::Finding(warning));
         }
         for plan in &plans {
             check_entitlements(plan, &request.allow)?;
@@ -190,10 +195,12 @@ impl Builder {
         self.runtime.block_on(futures_util::future::try_join_all(solves))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one call, of values that are made for it")]
     fn export(
         &self,
         request: &BuildRequest,
         images: &[BuiltImage],
+        source_date_epoch: Option<i64>,
         ports: &Arc<Ports>,
         streams: &OutputStreams<'_>,
         vertices: &Arc<Vertices>,
@@ -229,7 +236,7 @@ impl Builder {
             outputs: &outputs,
             names: &request.tags,
             annotations: &request.annotations,
-            source_date_epoch: None,
+            source_date_epoch,
             inline_cache: None,
             want_digests: request.want_digests,
         };

@@ -50,8 +50,6 @@ pub(crate) const FROM_AS_CASING: &str = "FromAsCasing";
 pub(crate) const NO_EMPTY_CONTINUATION: &str = "NoEmptyContinuation";
 /// Lint: `MAINTAINER`.
 pub(crate) const MAINTAINER_DEPRECATED: &str = "MaintainerDeprecated";
-/// Lint: `ENV key value`.
-pub(crate) const LEGACY_KEY_VALUE_FORMAT: &str = "LegacyKeyValueFormat";
 /// Lint, experimental: a comment above `FROM` or `ARG` that does not describe it.
 pub(crate) const INVALID_DEFINITION_DESCRIPTION: &str = "InvalidDefinitionDescription";
 

@@ -221,18 +221,17 @@ fn require_bases(ctx: &mut Ctx<'_>, plan: &mut Plan<'_>) {
         let own = stage.platform.clone().unwrap_or_else(|| target.clone());
         let base = (ctx.source, stage.base_span);
         if let Some(context) = stage.replaced {
-            ctx.require(&sources::Found::Context(context), &own, base, None);
+            ctx.require(&sources::Found::Context(context), &own, base, || None);
             continue;
         }
         if let Base::External(text) = &stage.base
             && let Ok(found) = ctx.find(text, &own)
         {
-            ctx.require(&found, &own, base, plan.similar(text));
+            ctx.require(&found, &own, base, || plan.similar(text));
         }
         for external in &stage.externals {
             if let Ok(found) = ctx.find(&external.value, &target) {
-                let similar = plan.similar(&external.value);
-                ctx.require(&found, &target, (ctx.source, external.span), similar);
+                ctx.require(&found, &target, (ctx.source, external.span), || plan.similar(&external.value));
             }
         }
     }
@@ -328,11 +327,15 @@ fn finish_config(ctx: &Ctx<'_>, config: &mut ImageConfig) {
     config.variant = platform.variant;
 }
 
-/// Those without a place first, then those of the Dockerfile by place, then those of triggers of base images.
 fn in_order(source: &SourceFile, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    sort_by_place(source, &mut diagnostics);
+    diagnostics
+}
+
+/// Those without a place first, then those of `source` by place, then those of triggers of base images.
+pub fn sort_by_place(source: &SourceFile, diagnostics: &mut [Diagnostic]) {
     diagnostics
         .sort_by_key(|it| it.place.as_ref().map(|(file, span)| (file.name() != source.name(), span.start)));
-    diagnostics
 }
 
 /// Stages, their names and what the target needs of them, without any knowledge of images: triggers of base images

@@ -112,17 +112,23 @@ pub(crate) fn config(
     let from_args = options.build_args.iter().rev().find(|(name, _)| name == "BUILDKIT_DOCKERFILE_CHECK");
     let (text, span) = match (from_args, &parsed.directives.check) {
         (Some((_, text)), _) => (text.as_str(), None),
-        (None, Some(directive)) => (directive.value.as_str(), Some(directive.span)),
+        (None, Some(directive)) => (first_word(&directive.value), Some(directive.span)),
         (None, None) => return (Config::default(), vec![]),
     };
+    let ignored = span.and(parsed.directives.check.as_ref()).and_then(|directive| {
+        let rest = directive.value.get(text.len()..).unwrap_or_default();
+        let message = format!("the check directive ends at the first blank: {:?} is ignored", rest.trim());
+        let warning = Diagnostic::warning(codes::NO_SUCH_CHECK, message).at(source, directive.span);
+        (!rest.trim().is_empty()).then(|| warning.help("write it without blanks"))
+    });
     let at = |diagnostic: Diagnostic| match span {
         Some(span) => diagnostic.at(source, span),
         None => diagnostic.note("it was given as build argument BUILDKIT_DOCKERFILE_CHECK"),
     };
     match Config::parse(text) {
         Ok(config) => {
-            let unknown = unknown_rules(&config).map(&at).collect();
-            (config, unknown)
+            let problems = unknown_rules(&config).map(&at).chain(ignored).collect();
+            (config, problems)
         }
         Err(reason) => {
             let error = Diagnostic::error(codes::CHECK_OPTION, reason)
@@ -199,13 +205,18 @@ impl Lint {
     }
 }
 
+/// Directives and comments end at the first blank, as in BuildKit; the build argument does not.
+fn first_word(text: &str) -> &str {
+    text.split(' ').next().unwrap_or_default()
+}
+
 /// The configuration that a comment such as `check=skip=Rule` gives.
 fn check_comment(comment: &str) -> Option<Config> {
     let (key, value) = comment.split_once('=')?;
     if !key.trim().eq_ignore_ascii_case("check") {
         return None;
     }
-    Config::parse(value).ok()
+    Config::parse(first_word(value.trim_start())).ok()
 }
 
 fn violation(config: &Config, findings: &[Diagnostic]) -> Option<Diagnostic> {

@@ -123,18 +123,19 @@ impl Ctx<'_> {
         }
     }
 
-    /// Asks for what is needed to open `found`.
+    /// Asks for what is needed to open `found`; `similar` names a stage that may be meant.
     pub(crate) fn require(
         &mut self,
         found: &Found,
         platform: &Platform,
         place: (&SourceFile, Span),
-        similar: Option<String>,
+        similar: impl FnOnce() -> Option<String>,
     ) {
         if let Some(query) = self.image_query(found, platform) {
             let known = self.facts.images.contains_key(&query);
             if !known && self.needs.images.iter().all(|it| it.query != query) {
-                self.needs.images.push(Need { query, place: Some((place.0.clone(), place.1)), similar });
+                let place = Some((place.0.clone(), place.1));
+                self.needs.images.push(Need { query, place, similar: similar() });
             }
             return;
         }

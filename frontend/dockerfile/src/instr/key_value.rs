@@ -47,14 +47,6 @@ fn legacy(cx: &mut Context<'_>, head: &Head<'_>, name: &str) -> Option<KeyValues
     let key = head.rest.sub(0..end);
     let after = head.rest.from(end);
     let blanks = after.text().find(|c| !is_blank(c)).unwrap_or(0);
-    let message =
-        format!("\"{name} key=value\" should be used instead of legacy \"{name} key value\" format");
-    cx.lint(
-        codes::LEGACY_KEY_VALUE_FORMAT,
-        head.span(),
-        message,
-        &format!("write {name} {}=\"…\"", key.text()),
-    );
     let pair = KeyValue { key: key.word(), value: after.from(blanks).word() };
     Some(KeyValues { pairs: vec![pair], legacy: true })
 }

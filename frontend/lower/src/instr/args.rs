@@ -12,6 +12,7 @@ use crate::stage::Run;
 /// `ENV`: all values see the variables from before the instruction.
 pub(crate) fn env(ctx: &mut Ctx<'_>, run: &mut Run<'_>, at: At<'_>, instr: &KeyValues) -> Result<(), Fault> {
     let pairs = expand_pairs(ctx, run, at, instr)?;
+    check_legacy(ctx, at, "ENV", instr);
     let mut created_by = String::from("ENV");
     for ((name, value), pair) in pairs.iter().zip(&instr.pairs) {
         check_secret(ctx, at, "ENV", name, pair.key.span);
@@ -31,6 +32,7 @@ pub(crate) fn label(
     instr: &KeyValues,
 ) -> Result<(), Fault> {
     let pairs = expand_pairs(ctx, run, at, instr)?;
+    check_legacy(ctx, at, "LABEL", instr);
     let mut created_by = String::from("LABEL");
     for (name, value) in pairs {
         created_by.push_str(&format!(" {name}={value}"));
@@ -79,6 +81,17 @@ pub(crate) fn arg(
     }
     run.state.image.commit(format!("ARG {}", shown.join(" ")), false, ctx.epoch);
     Ok(())
+}
+
+fn check_legacy(ctx: &mut Ctx<'_>, at: At<'_>, keyword: &str, instr: &KeyValues) {
+    if !instr.legacy {
+        return;
+    }
+    let Some(pair) = instr.pairs.first() else { return };
+    let message =
+        format!("\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format");
+    let help = format!("write {keyword} {}=\"…\"", pair.key.value);
+    ctx.warn(lint::LEGACY_KEY_VALUE, at, at.instruction.span, message, Some(help));
 }
 
 fn check_secret(ctx: &mut Ctx<'_>, at: At<'_>, keyword: &str, name: &str, span: rbuild_diag::Span) {
