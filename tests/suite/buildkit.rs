@@ -23,7 +23,7 @@ const CONTEXT_TIME: i64 = 1_704_067_200;
 const STUBS: [(&str, &str); 2] = [("/proc", "a mount's place"), ("/sys", "a mount's place")];
 
 /// Serves the recorded base image.
-fn base() -> TestRegistry {
+pub(crate) fn base() -> TestRegistry {
     let registry = TestRegistry::start();
     let dir = data("buildkit/base");
     let index: Value = read_json(&dir.join("index.json"));
@@ -43,8 +43,25 @@ fn base() -> TestRegistry {
     registry
 }
 
-fn read_json(path: &std::path::Path) -> Value {
+pub(crate) fn read_json(path: &std::path::Path) -> Value {
     serde_json::from_slice(&fs::read(path).expect("test data")).expect("JSON")
+}
+
+/// The request for a project, with its context in the space.
+pub(crate) fn request_of(
+    space: &Space,
+    registry: &TestRegistry,
+    project: &str,
+    edit: impl Fn(String) -> String,
+) -> BuildRequest {
+    let dir = data("buildkit").join(project).join("context");
+    copy_context(&dir, &space.context());
+    set_times_to(&space.context(), CONTEXT_TIME);
+    let mut request = BuildRequest::new(space.context());
+    let text = fs::read_to_string(dir.join("Dockerfile")).expect("a Dockerfile");
+    let text = edit(text.replace("127.0.0.1:5000", &registry.host()));
+    request.dockerfile = DockerfileSource::Text { name: "Dockerfile".to_owned(), text: text.into_bytes() };
+    request
 }
 
 fn build(
@@ -53,14 +70,7 @@ fn build(
     project: &str,
     edit: impl Fn(String) -> String,
 ) -> (Built, Image) {
-    let dir = data("buildkit").join(project).join("context");
-    copy_context(&dir, &space.context());
-    set_times_to(&space.context(), CONTEXT_TIME);
-    let mut request = BuildRequest::new(space.context());
-    let text = fs::read_to_string(dir.join("Dockerfile")).expect("a Dockerfile");
-    let text = edit(text.replace("127.0.0.1:5000", &registry.host()));
-    request.dockerfile = DockerfileSource::Text { name: "Dockerfile".to_owned(), text: text.into_bytes() };
-    let (built, image) = image_of(space, request);
+    let (built, image) = image_of(space, request_of(space, registry, project, edit));
     built.ok();
     (built, image.expect("it was built"))
 }

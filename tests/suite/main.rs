@@ -9,6 +9,7 @@ mod copy;
 mod crash;
 mod errors;
 mod export;
+mod imports;
 mod repro;
 mod rootless;
 mod sandbox;

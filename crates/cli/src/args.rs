@@ -128,6 +128,12 @@ pub(crate) struct BuildArgs {
     /// Load into Docker or podman: --output=type=docker
     #[arg(long)]
     pub(crate) load: bool,
+    /// Use a cache that was exported before, or an image with an inline cache: REF, type=registry,ref=…, type=local,src=…
+    #[arg(long, value_name = "CACHE")]
+    pub(crate) cache_from: Vec<String>,
+    /// Export the cache: type=registry,ref=…, type=local,dest=…, type=inline; mode=min|max
+    #[arg(long, value_name = "CACHE")]
+    pub(crate) cache_to: Vec<String>,
     /// Set an annotation of the image
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) annotation: Vec<String>,

@@ -51,6 +51,7 @@ pub(crate) fn build(args: &BuildArgs, root: &Path) -> Result<Prepared> {
             .outputs
             .push("type=docker".parse().map_err(|error: rbuild::OutputError| Usage(error.to_string()))?);
     }
+    caches(args, request)?;
     for annotation in &args.annotation {
         request
             .annotations
@@ -58,6 +59,22 @@ pub(crate) fn build(args: &BuildArgs, root: &Path) -> Result<Prepared> {
     }
     request.want_digests = args.iidfile.is_some() || args.metadata_file.is_some() || args.quiet;
     Ok(prepared)
+}
+
+/// `--cache-from`, `--cache-to`.
+fn caches(args: &BuildArgs, request: &mut BuildRequest) -> Result<()> {
+    for from in &args.cache_from {
+        request.cache_from.extend(rbuild::CacheFrom::parse(from).map_err(|error| Usage(error.to_string()))?);
+    }
+    for to in &args.cache_to {
+        let to: rbuild::CacheTo =
+            to.parse().map_err(|error: rbuild::CacheSpecError| Usage(error.to_string()))?;
+        if request.cache_to.contains(&to) {
+            return usage("--cache-to: the same cache is exported twice");
+        }
+        request.cache_to.push(to);
+    }
+    Ok(())
 }
 
 /// `--push`: image outputs are pushed; without any, the image is.

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use rbuild_digest::Digest;
 use rbuild_oci::media_type::{self, Compression};
+use rbuild_oci::rfc3339 as time;
 use rbuild_oci::{Descriptor, History, ImageConfig, Index, Manifest, RootFs};
 use rbuild_ports::{ErrorKind, PortError, Result, Timestamp};
 use serde_json::{Map, Value};
 
-use crate::{json, time};
+use crate::json;
 
 /// BuildKit's comment on history entries that no instruction made.
 const EXPORTER_COMMENT: &str = "buildkit.exporter.image.v0";

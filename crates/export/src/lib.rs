@@ -26,7 +26,6 @@ mod run;
 mod spec;
 mod spec_attrs;
 mod store;
-mod time;
 mod walk;
 
 #[cfg(test)]
@@ -46,3 +45,4 @@ pub use spec::{
     ArchiveOutput, CompressionSpec, Dest, ImageOptions, ImageOutput, LoadOutput, LocalMode, LocalOutput,
     OutputError, OutputSpec, TarOutput,
 };
+pub use spec_attrs::{Attributes, csv_fields};

@@ -163,9 +163,9 @@ pub enum OutputError {
         hint: String,
     },
     /// The type has no such attribute.
-    #[error("unknown attribute {name:?} of output type={kind}{hint}")]
+    #[error("unknown attribute {name:?} of {kind}{hint}")]
     UnknownAttribute {
-        /// The type.
+        /// What has it: `output type=oci`.
         kind: String,
         /// What was given.
         name: String,
@@ -173,9 +173,9 @@ pub enum OutputError {
         hint: String,
     },
     /// A value that makes no sense.
-    #[error("invalid {name}={value:?} of output type={kind}: {reason}")]
+    #[error("invalid {name}={value:?} of {kind}: {reason}")]
     Value {
-        /// The type.
+        /// What has it: `output type=oci`.
         kind: String,
         /// The attribute.
         name: String,
@@ -185,9 +185,9 @@ pub enum OutputError {
         reason: String,
     },
     /// Something that BuildKit has and rbuild does not.
-    #[error("{name}={value} of output type={kind} is not supported yet: {reason}")]
+    #[error("{name}={value} of {kind} is not supported yet: {reason}")]
     Unsupported {
-        /// The type.
+        /// What has it: `output type=oci`.
         kind: String,
         /// The attribute.
         name: String,
@@ -197,9 +197,9 @@ pub enum OutputError {
         reason: String,
     },
     /// A needed attribute is not there.
-    #[error("output type={kind} needs {name}: {reason}")]
+    #[error("{kind} needs {name}: {reason}")]
     Missing {
-        /// The type.
+        /// What has it: `output type=oci`.
         kind: String,
         /// The attribute.
         name: &'static str,
@@ -302,7 +302,7 @@ impl OutputSpec {
                 });
             }
         };
-        let mut attrs = Attributes::new(kind, known, pairs)?;
+        let mut attrs = Attributes::new("output", kind, known, pairs)?;
         match kind {
             "local" => local(&mut attrs).map(Self::Local),
             "tar" => tar(&mut attrs).map(Self::Tar),

@@ -5,21 +5,27 @@ use rbuild_oci::media_type::Compression;
 
 use crate::{Annotation, CompressionSpec, Dest, ImageOptions, OutputError};
 
-/// The attributes of one output that were not read yet.
-pub(crate) struct Attributes {
+/// The attributes of one output, or of something like it, that were not read yet.
+pub struct Attributes {
+    noun: &'static str,
     kind: String,
     pairs: Vec<(String, String)>,
 }
 
 impl Attributes {
-    /// Refuses attributes that are not `known`; a later value of the same attribute wins.
-    pub(crate) fn new(
+    /// Refuses attributes that are not `known`; a later value of the same attribute wins. `noun` is what has the type
+    /// `kind`, for messages.
+    ///
+    /// # Errors
+    /// `UnknownAttribute`.
+    pub fn new(
+        noun: &'static str,
         kind: &str,
         known: Vec<&'static str>,
         pairs: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, OutputError> {
         let annotations = known.iter().any(|name| name.starts_with("annotation."));
-        let mut out = Self { kind: kind.to_owned(), pairs: vec![] };
+        let mut out = Self { noun, kind: kind.to_owned(), pairs: vec![] };
         for (name, value) in pairs {
             let annotation = annotations && Annotation::parse_attribute(&name, "").is_some();
             if !annotation && !known.contains(&name.as_str()) {
@@ -28,7 +34,7 @@ impl Attributes {
                     None if known.is_empty() => ": it has none".to_owned(),
                     None => format!(": expected one of {}", known.join(", ")),
                 };
-                return Err(OutputError::UnknownAttribute { kind: kind.to_owned(), name, hint });
+                return Err(OutputError::UnknownAttribute { kind: out.what(), name, hint });
             }
             out.pairs.retain(|(other, _)| *other != name);
             out.pairs.push((name, value));
@@ -40,11 +46,16 @@ impl Attributes {
         &self.kind
     }
 
+    fn what(&self) -> String {
+        format!("{} type={}", self.noun, self.kind)
+    }
+
     pub(crate) fn has(&self, name: &str) -> bool {
         self.pairs.iter().any(|(other, _)| other == name)
     }
 
-    pub(crate) fn take(&mut self, name: &str) -> Option<String> {
+    /// Takes a value as it was given.
+    pub fn take(&mut self, name: &str) -> Option<String> {
         let at = self.pairs.iter().position(|(other, _)| other == name)?;
         Some(self.pairs.remove(at).1)
     }
@@ -64,7 +75,10 @@ impl Attributes {
     }
 
     /// As Go's `strconv.ParseBool`; an empty value is true.
-    pub(crate) fn bool(&mut self, name: &str) -> Result<Option<bool>, OutputError> {
+    ///
+    /// # Errors
+    /// `Value`.
+    pub fn bool(&mut self, name: &str) -> Result<Option<bool>, OutputError> {
         let value = self.bool_value(name)?;
         self.ignore(name);
         Ok(value)
@@ -136,7 +150,11 @@ impl Attributes {
             .collect()
     }
 
-    fn compression(&mut self) -> Result<Option<CompressionSpec>, OutputError> {
+    /// `compression`, `compression-level`, `force-compression`; `None` when there are none.
+    ///
+    /// # Errors
+    /// `Value`, `Unsupported`.
+    pub fn compression(&mut self) -> Result<Option<CompressionSpec>, OutputError> {
         let kind = match self.take("compression").as_deref() {
             None => None,
             Some("uncompressed") => Some(Compression::None),
@@ -171,9 +189,11 @@ impl Attributes {
         }
     }
 
-    pub(crate) fn value(&self, name: &str, value: &str, reason: &str) -> OutputError {
+    /// The error of a value that makes no sense.
+    #[must_use]
+    pub fn value(&self, name: &str, value: &str, reason: &str) -> OutputError {
         OutputError::Value {
-            kind: self.kind.clone(),
+            kind: self.what(),
             name: name.to_owned(),
             value: value.to_owned(),
             reason: reason.to_owned(),
@@ -182,20 +202,25 @@ impl Attributes {
 
     pub(crate) fn unsupported(&self, name: &str, value: &str, reason: &str) -> OutputError {
         OutputError::Unsupported {
-            kind: self.kind.clone(),
+            kind: self.what(),
             name: name.to_owned(),
             value: value.to_owned(),
             reason: reason.to_owned(),
         }
     }
 
-    pub(crate) fn missing(&self, name: &'static str, reason: &'static str) -> OutputError {
-        OutputError::Missing { kind: self.kind.clone(), name, reason }
+    /// The error of an attribute that is needed.
+    #[must_use]
+    pub fn missing(&self, name: &'static str, reason: &'static str) -> OutputError {
+        OutputError::Missing { kind: self.what(), name, reason }
     }
 }
 
 /// Splits one line of CSV: fields may be quoted, `""` is a quote inside.
-pub(crate) fn csv_fields(text: &str) -> Result<Vec<String>, String> {
+///
+/// # Errors
+/// Where the quotes do not fit, in words.
+pub fn csv_fields(text: &str) -> Result<Vec<String>, String> {
     let mut fields = vec![];
     let mut rest = text;
     loop {

@@ -10,6 +10,7 @@ mod reference;
 
 pub mod calendar;
 pub mod media_type;
+pub mod rfc3339;
 
 pub use config::{ContainerConfig, Empty, Healthcheck, History, ImageConfig, RootFs, chain_ids};
 pub use descriptor::Descriptor;

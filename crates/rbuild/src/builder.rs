@@ -15,7 +15,7 @@ use crate::resolve::Resolver;
 use crate::vertices::{GraphEvents, Vertices};
 use crate::{
     BuildError, BuildErrorKind, BuildEvent, BuildEvents, BuildRequest, Context, Entitlement,
-    NamedContextSource, Report, Store, inputs,
+    NamedContextSource, Report, Store, caches, inputs,
 };
 
 /// Where outputs to `-` go.
@@ -69,7 +69,9 @@ impl Builder {
         for warning in self.store.take_warnings() {
             vertices.warn(warning);
         }
-        let ports = Arc::new(self.store.session(request, &vertices));
+        let mut ports = self.store.session(request, &vertices);
+        let _imports = caches::import(request, &self.store, &mut ports, &vertices, cancel);
+        let ports = Arc::new(ports);
         let plans = self.plan_with(request, &ports, &vertices, cancel)?;
         // The file and the arguments decide it; it is the same for all platforms.
         let epoch = plans.plans.first().and_then(|plan| plan.source_date_epoch);

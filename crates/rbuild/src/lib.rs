@@ -3,6 +3,7 @@
 //! It reads no environment, prints nothing and never exits.
 
 mod builder;
+mod caches;
 mod context_stream;
 mod error;
 mod event;
@@ -28,6 +29,7 @@ pub use request::{
 pub use store::{Store, StoreOptions};
 
 pub use rbuild_cache_index::{PruneOptions, PruneReport, PrunedRow, UsageKind, UsageRow};
+pub use rbuild_cache_transfer::{CacheFrom, CacheMode, CacheOptions, CacheSpecError, CacheTo};
 pub use rbuild_diag::{Diagnostic, RenderOptions, Severity, SourceFile, render};
 pub use rbuild_digest::Digest;
 pub use rbuild_engine::Why;

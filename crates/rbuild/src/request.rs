@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rbuild_cache_transfer::{CacheFrom, CacheTo};
 use rbuild_export::{Annotation, OutputSpec};
 use rbuild_graph::{HostIp, NetMode, Ulimit};
 use rbuild_lower::NoCache;
@@ -51,6 +52,10 @@ pub struct BuildRequest {
     pub tags: Vec<Reference>,
     /// `-o`, `--push`, `--load`. With tags and no output the image is kept in the own store.
     pub outputs: Vec<OutputSpec>,
+    /// `--cache-from`.
+    pub cache_from: Vec<CacheFrom>,
+    /// `--cache-to`.
+    pub cache_to: Vec<CacheTo>,
     /// `--annotation`.
     pub annotations: Vec<Annotation>,
     /// Whether the report must have digests (`--iidfile`, `--metadata-file`).
@@ -82,6 +87,8 @@ impl BuildRequest {
             jobs: None,
             tags: vec![],
             outputs: vec![],
+            cache_from: vec![],
+            cache_to: vec![],
             annotations: vec![],
             want_digests: false,
         }

@@ -18,17 +18,18 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// A layout directory.
-pub(crate) struct Layout {
+pub struct Layout {
     dir: PathBuf,
 }
 
 /// What a layout calls an image.
-pub(crate) struct Chosen {
+pub struct LayoutDocument {
     /// Manifest or index.
-    pub(crate) digest: Digest,
+    pub digest: Digest,
     /// Its bytes.
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) media_type: String,
+    pub bytes: Vec<u8>,
+    /// As `index.json` says; empty when it does not.
+    pub media_type: String,
 }
 
 impl Layout {
@@ -36,7 +37,7 @@ impl Layout {
     ///
     /// # Errors
     /// When the directory is none.
-    pub(crate) fn open(dir: &Path) -> Result<Self> {
+    pub fn open(dir: &Path) -> Result<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Marker {
@@ -70,15 +71,20 @@ impl Layout {
         location.strip_prefix(LOCATION).map(|dir| Self { dir: PathBuf::from(dir) })
     }
 
-    pub(crate) fn location(&self) -> String {
+    /// As `RemoteBlob::location` names it.
+    #[must_use]
+    pub fn location(&self) -> String {
         format!("{LOCATION}{}", self.dir.display())
     }
 
     /// The image of this digest, or of this tag.
-    pub(crate) fn choose(&self, tag: Option<&str>, digest: Option<&Digest>) -> Result<Chosen> {
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt`, `Invalid` for an `index.json` that makes no sense.
+    pub fn choose(&self, tag: Option<&str>, digest: Option<&Digest>) -> Result<LayoutDocument> {
         if let Some(digest) = digest {
             let bytes = self.document(digest, MAX_MANIFEST)?;
-            return Ok(Chosen { digest: *digest, bytes, media_type: String::new() });
+            return Ok(LayoutDocument { digest: *digest, bytes, media_type: String::new() });
         }
         let bytes = self.read("index.json", MAX_MANIFEST)?;
         let index = match parse_document(&bytes, None) {
@@ -88,19 +94,26 @@ impl Layout {
         };
         if let Some(chosen) = pick(&index, tag) {
             let bytes = self.document(&chosen.digest, MAX_MANIFEST)?;
-            return Ok(Chosen { digest: chosen.digest, bytes, media_type: chosen.media_type.clone() });
+            return Ok(LayoutDocument {
+                digest: chosen.digest,
+                bytes,
+                media_type: chosen.media_type.clone(),
+            });
         }
         // Platforms side by side, without names: the file itself is the image's index.
         let nameless =
             index.manifests.iter().all(|entry| name_of(entry).is_none() && entry.platform.is_some());
         if tag.is_none() && nameless && !index.manifests.is_empty() {
-            return Ok(Chosen { digest: Digest::of(&bytes), bytes, media_type: String::new() });
+            return Ok(LayoutDocument { digest: Digest::of(&bytes), bytes, media_type: String::new() });
         }
         Err(self.no_such_tag(&index, tag))
     }
 
-    /// A document of the layout, verified.
-    pub(crate) fn document(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+    /// A document of the layout of at most `limit` bytes, verified.
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt`, `Invalid` when it is larger.
+    pub fn document(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
         let bytes = self.read(&blob_path(digest), limit)?;
         if Digest::of(&bytes) != *digest {
             let message =

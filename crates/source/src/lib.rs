@@ -14,6 +14,7 @@ mod sources;
 mod write_file;
 
 pub use context::{is_archive, unpack_context_tar};
+pub use layout::{Layout, LayoutDocument};
 pub use registry::{
     Anonymous, BlobStream, Credential, CredentialSource, DockerConfig, HostOptions, Limits, MAX_CONFIG,
     MAX_MANIFEST, ProxyOptions, RawDocument, Registry, RegistryOptions, Repository, Resolved, TokenRequest,

@@ -1,12 +1,13 @@
 //! RFC 3339 as Go writes it: fractions without trailing zeros, `Z` for UTC. Days by arithmetic, no time zones.
 
-use rbuild_oci::calendar::{date_time, days_of};
+use crate::calendar::{date_time, days_of};
 
 const NANOS: i64 = 1_000_000_000;
 const DAY: i64 = 86_400;
 
 /// Nanoseconds since 1970 as text in UTC.
-pub(crate) fn format_nanos(nanos: i64) -> String {
+#[must_use]
+pub fn format_nanos(nanos: i64) -> String {
     let (secs, fraction) = (nanos.div_euclid(NANOS), nanos.rem_euclid(NANOS));
     let mut out = date_time(secs);
     if fraction != 0 {
@@ -19,12 +20,14 @@ pub(crate) fn format_nanos(nanos: i64) -> String {
 }
 
 /// Seconds since 1970 as text in UTC.
-pub(crate) fn format_secs(secs: i64) -> String {
+#[must_use]
+pub fn format_secs(secs: i64) -> String {
     date_time(secs) + "Z"
 }
 
 /// Nanoseconds since 1970; `None` for what is no RFC 3339 time.
-pub(crate) fn parse(text: &str) -> Option<i128> {
+#[must_use]
+pub fn parse(text: &str) -> Option<i128> {
     let (fields, rest) = text.split_at_checked(19)?;
     let bytes = fields.as_bytes();
     let number = |from: usize, to: usize| -> Option<i64> {
@@ -56,7 +59,8 @@ pub(crate) fn parse(text: &str) -> Option<i128> {
 }
 
 /// The same time as Go would write it after reading it; other texts as they are.
-pub(crate) fn normalize(text: &str) -> String {
+#[must_use]
+pub fn normalize(text: &str) -> String {
     if parse(text).is_none() {
         return text.to_owned();
     }

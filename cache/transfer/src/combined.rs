@@ -1,0 +1,344 @@
+//! The index of a build with imports: what is local is answered from there alone; only what it does not know is looked up in
+//! the imports. A hit there becomes a local record, with the keys that lead to it and its own time, whose layers
+//! are fetched when something reads them. Keys of imports have names of their own and never reach the local index.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rbuild_cache_remote::{Found, ImportedResult, Way};
+use rbuild_digest::Digest;
+use rbuild_ports::{
+    Alternative, CacheIndex, Clock, CommittedLayer, ImageRecord, KeyId, KeyQuery, LayerId, LayerRow,
+    NewRecord, Record, RecordKind, RemoteBlob, Result, Snapshot, Timestamp,
+};
+
+use crate::{ImportedCache, Imports};
+
+/// Before the cache's and the record's position in the name of an import's key. No local key begins so.
+const PREFIX: &str = "import:";
+
+/// A record of an import: which cache, which record.
+type Place = (usize, Found);
+
+/// A local index and imports as one.
+pub struct CombinedIndex {
+    local: Arc<dyn CacheIndex>,
+    imports: Imports,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// How each key was found first: what leads to it here may lead to it elsewhere.
+    reached: HashMap<KeyId, KeyQuery>,
+    /// What a key is in the imports.
+    places: HashMap<KeyId, Vec<Place>>,
+    /// What a record of an import is locally.
+    saved: HashMap<Place, KeyId>,
+    /// Where local records came from.
+    origins: HashMap<i64, (Place, Snapshot)>,
+    /// Results that turned out to be gone.
+    bad: HashSet<(Place, Snapshot)>,
+    /// Layers that the local index was told of.
+    layers: HashSet<LayerId>,
+}
+
+impl CombinedIndex {
+    /// `local` with `imports`.
+    #[must_use]
+    pub fn new(local: Arc<dyn CacheIndex>, imports: Imports, clock: Arc<dyn Clock>) -> Self {
+        Self { local, imports, clock, state: Mutex::default() }
+    }
+
+    /// The name in the local index of a key that a lookup or a build gave.
+    ///
+    /// # Errors
+    /// If the local index cannot be written.
+    pub fn local_key(&self, key: &KeyId) -> Result<KeyId> {
+        match place_of(key) {
+            Some(place) => self.save_place(place, None),
+            None => Ok(key.clone()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The query with those alternatives that the local index can know; `None` when an input has none.
+    fn local_query(&self, query: &KeyQuery) -> Option<KeyQuery> {
+        let state = self.state();
+        let local = |alternative: &Alternative| {
+            let key = match place_of(&alternative.key) {
+                Some(place) => state.saved.get(&place)?.clone(),
+                None => alternative.key.clone(),
+            };
+            Some(Alternative { key, ..alternative.clone() })
+        };
+        let inputs: Vec<Vec<Alternative>> =
+            query.inputs.iter().map(|input| input.iter().filter_map(local).collect()).collect();
+        (!inputs.iter().any(Vec::is_empty)).then(|| KeyQuery { inputs, ..query.clone() })
+    }
+
+    /// The query with keys of imports as local ones, which are made if need be.
+    fn saving_query(&self, query: &KeyQuery) -> Result<KeyQuery> {
+        let mut out = query.clone();
+        for alternative in out.inputs.iter_mut().flatten() {
+            alternative.key = self.local_key(&alternative.key)?;
+        }
+        Ok(out)
+    }
+
+    fn reached(&self, keys: &[KeyId], query: &KeyQuery) {
+        let mut state = self.state();
+        for key in keys {
+            state.reached.entry(key.clone()).or_insert_with(|| query.clone());
+        }
+    }
+
+    /// Records of imports that a query matches.
+    fn probe_imports(&self, caches: &[Arc<ImportedCache>], query: &KeyQuery) -> Vec<Place> {
+        let digest = Digest::of(format!("{}@{}", query.op, query.output));
+        let inputs: Vec<Vec<(Known, Option<Digest>)>> = query
+            .inputs
+            .iter()
+            .map(|input| input.iter().map(|it| (self.known(caches, &it.key), it.selector)).collect())
+            .collect();
+        let mut out = vec![];
+        for (cache, known) in caches.iter().enumerate() {
+            let ways: Vec<Vec<Way>> = inputs
+                .iter()
+                .map(|input| input.iter().flat_map(|(it, selector)| it.ways(cache, *selector)).collect())
+                .collect();
+            out.extend(known.imported.probe(&digest, &ways).into_iter().map(|found| (cache, found)));
+        }
+        out
+    }
+
+    /// What a key is in the imports.
+    fn known(&self, caches: &[Arc<ImportedCache>], key: &KeyId) -> Known {
+        if let Ok(root) = key.0.parse() {
+            return Known::Root(root);
+        }
+        let (places, query) = {
+            let state = self.state();
+            (state.places.get(key).cloned(), state.reached.get(key).cloned())
+        };
+        if let Some(places) = places {
+            return Known::Places(places);
+        }
+        let mut places: Vec<Place> = place_of(key).into_iter().collect();
+        if let Some(query) = query {
+            places.extend(self.probe_imports(caches, &query));
+            places.sort_unstable();
+            places.dedup();
+        }
+        self.state().places.insert(key.clone(), places.clone());
+        Known::Places(places)
+    }
+
+    /// Makes a record of an import one of the local index, with the keys that lead to it.
+    fn save_place(&self, place: Place, record: Option<&NewRecord>) -> Result<KeyId> {
+        let key = key_of(place);
+        let query = {
+            let state = self.state();
+            match state.saved.get(&place) {
+                Some(saved) if record.is_none() => return Ok(saved.clone()),
+                _ => state.reached.get(&key).cloned(),
+            }
+        };
+        // Nobody can have the key without having asked for it.
+        let Some(query) = query else { return Ok(key) };
+        let mut query = self.saving_query(&query)?;
+        let caches = self.imports.wait();
+        if let Some(cache) = caches.get(place.0) {
+            for (input, roots) in query.inputs.iter_mut().zip(cache.imported.roots_of(place.1)) {
+                for (root, selector) in roots {
+                    let alternative = Alternative { key: KeyId::root(&root), selector };
+                    if !input.contains(&alternative) {
+                        input.push(alternative);
+                    }
+                }
+            }
+        }
+        let saved = self.local.save(&query, record)?;
+        self.state().saved.insert(place, saved.clone());
+        Ok(saved)
+    }
+
+    /// Makes the newest result of `places` that is still good a local record.
+    fn adopt(&self, places: &[Place]) -> Result<Vec<Record>> {
+        let caches = self.imports.wait();
+        let mut offers: Vec<(Place, ImportedResult)> = vec![];
+        for place in places {
+            let Some(cache) = caches.get(place.0) else { continue };
+            offers.extend(cache.imported.results(place.1).into_iter().map(|result| (*place, result)));
+        }
+        offers.sort_by_key(|(place, result)| (std::cmp::Reverse(result.created), *place));
+        for (place, result) in offers {
+            let layers = result.layers.iter().map(|layer| LayerId::of_diff_id(&layer.diff_id)).collect();
+            let snapshot = Snapshot { layers };
+            let Some(cache) = caches.get(place.0) else { continue };
+            if self.state().bad.contains(&(place, snapshot.clone())) {
+                continue;
+            }
+            self.put_layers(cache, &result)?;
+            let created = if result.created == 0 { self.clock.now() } else { Timestamp(result.created) };
+            let record = NewRecord {
+                snapshot: snapshot.clone(),
+                created,
+                description: format!("imported from {}", cache.name),
+                cost_ms: 0,
+                kind: RecordKind::Imported,
+                preimage: String::new(),
+            };
+            let key = self.save_place(place, Some(&record))?;
+            let found = self.local.records(&[key])?;
+            if !found.is_empty() {
+                let mut state = self.state();
+                let same = found.iter().filter(|record| record.snapshot == snapshot);
+                state.origins.extend(same.map(|record| (record.id, (place, snapshot.clone()))));
+                return Ok(found);
+            }
+        }
+        Ok(vec![])
+    }
+
+    /// Tells the local index where the layers of a result are.
+    fn put_layers(&self, cache: &ImportedCache, result: &ImportedResult) -> Result<()> {
+        for layer in &result.layers {
+            let id = LayerId::of_diff_id(&layer.diff_id);
+            if self.state().layers.contains(&id) {
+                continue;
+            }
+            let mut descriptor = layer.descriptor.clone();
+            descriptor.annotations.clear();
+            let remote = RemoteBlob { location: cache.location.clone(), descriptor };
+            if !self.local.layer(&id)?.is_some_and(|row| row.remotes.contains(&remote)) {
+                let created = if layer.created == 0 { result.created } else { layer.created };
+                self.local.put_layer(&LayerRow {
+                    layer: CommittedLayer { layer: id.clone(), entries: 0, bytes: 0 },
+                    diff_id: Some(layer.diff_id),
+                    blobs: vec![],
+                    remotes: vec![remote],
+                    created: Timestamp(created),
+                })?;
+            }
+            self.state().layers.insert(id);
+        }
+        Ok(())
+    }
+}
+
+/// What a key is in the imports.
+enum Known {
+    /// The same everywhere.
+    Root(Digest),
+    /// These records.
+    Places(Vec<Place>),
+}
+
+impl Known {
+    fn ways(&self, cache: usize, selector: Option<Digest>) -> Vec<Way> {
+        match self {
+            Self::Root(root) => vec![Way::Root(*root, selector)],
+            Self::Places(places) => {
+                let here = places.iter().filter(|place| place.0 == cache);
+                here.map(|place| Way::Record(place.1, selector)).collect()
+            }
+        }
+    }
+}
+
+fn key_of(place: Place) -> KeyId {
+    KeyId(format!("{PREFIX}{}:{}", place.0, place.1).into())
+}
+
+fn place_of(key: &KeyId) -> Option<Place> {
+    let (cache, record) = key.0.strip_prefix(PREFIX)?.split_once(':')?;
+    Some((cache.parse().ok()?, record.parse().ok()?))
+}
+
+impl CacheIndex for CombinedIndex {
+    fn probe(&self, query: &KeyQuery) -> Result<Vec<KeyId>> {
+        let mut keys = match self.local_query(query) {
+            Some(local) => self.local.probe(&local)?,
+            None => vec![],
+        };
+        self.reached(&keys, query);
+        if !keys.is_empty() && !self.local.records(&keys)?.is_empty() {
+            return Ok(keys);
+        }
+        let caches = self.imports.wait();
+        let found: Vec<KeyId> = self.probe_imports(&caches, query).into_iter().map(key_of).collect();
+        self.reached(&found, query);
+        keys.extend(found);
+        Ok(keys)
+    }
+
+    fn records(&self, keys: &[KeyId]) -> Result<Vec<Record>> {
+        let (mut local, mut places) = (vec![], vec![]);
+        {
+            let state = self.state();
+            for key in keys {
+                match place_of(key) {
+                    None => local.push(key.clone()),
+                    Some(place) => {
+                        local.extend(state.saved.get(&place).cloned());
+                        places.push(place);
+                    }
+                }
+            }
+        }
+        let found = self.local.records(&local)?;
+        if !found.is_empty() || places.is_empty() {
+            return Ok(found);
+        }
+        self.adopt(&places)
+    }
+
+    fn save(&self, query: &KeyQuery, record: Option<&NewRecord>) -> Result<KeyId> {
+        let key = self.local.save(&self.saving_query(query)?, record)?;
+        self.reached(std::slice::from_ref(&key), query);
+        Ok(key)
+    }
+
+    fn forget(&self, record: i64) -> Result<()> {
+        {
+            let mut state = self.state();
+            if let Some(origin) = state.origins.remove(&record) {
+                state.bad.insert(origin);
+            }
+        }
+        self.local.forget(record)
+    }
+
+    fn layer(&self, layer: &LayerId) -> Result<Option<LayerRow>> {
+        self.local.layer(layer)
+    }
+
+    fn put_layer(&self, row: &LayerRow) -> Result<()> {
+        self.local.put_layer(row)
+    }
+
+    fn image(&self, name: &str) -> Result<Option<ImageRecord>> {
+        self.local.image(name)
+    }
+
+    fn images(&self) -> Result<Vec<ImageRecord>> {
+        self.local.images()
+    }
+
+    fn put_image(&self, image: &ImageRecord) -> Result<()> {
+        self.local.put_image(image)
+    }
+
+    fn note(&self, name: &str) -> Result<Option<String>> {
+        self.local.note(name)
+    }
+
+    fn put_note(&self, name: &str, value: &str) -> Result<()> {
+        self.local.put_note(name, value)
+    }
+}
