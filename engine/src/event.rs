@@ -1,19 +1,27 @@
 //! What happens during a solve, as plain data: the progress interface, and what tests assert on.
 
+use std::sync::Arc;
+
+use rbuild_digest::Digest;
 use rbuild_graph::NodeId;
-use rbuild_ports::{Stream, Timestamp};
+use rbuild_ports::{KeyId, RecordKind, Stream, Timestamp, View};
+use rbuild_tree::RelPath;
 
 use crate::Why;
 
 /// Something that happened to a step.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// It was found in the cache: its record's number and when that was made.
+    /// It was found in the cache.
     Cached {
         /// The step.
         step: NodeId,
-        /// Since when.
+        /// Since when its record is there; 0 for images, which have none.
         created: Timestamp,
+        /// Who made the record.
+        kind: Option<RecordKind>,
+        /// How long that took, in milliseconds.
+        cost_ms: u64,
     },
     /// It runs.
     Started {
@@ -78,10 +86,29 @@ pub enum Event {
     },
 }
 
+/// The content of a step's input, as it was hashed.
+pub struct Hashed {
+    /// The step.
+    pub step: NodeId,
+    /// Position of the input.
+    pub input: usize,
+    /// The content key.
+    pub key: KeyId,
+    /// What was read.
+    pub view: Arc<dyn View>,
+    /// The entries that count, and the digest of each.
+    pub entries: Vec<(RelPath, Digest)>,
+}
+
 /// Takes events; called from several threads.
 pub trait EventSink: Send + Sync {
     /// Takes one.
     fn event(&self, event: Event);
+
+    /// Takes what was hashed. It delays the build, so slow work is for another thread.
+    fn hashed(&self, hashed: Hashed) {
+        drop(hashed);
+    }
 }
 
 impl<F: Fn(Event) + Send + Sync> EventSink for F {

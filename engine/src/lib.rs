@@ -15,7 +15,7 @@ mod worker;
 
 pub use command::{Command, Reply};
 pub use error::{Cause, SolveError};
-pub use event::{Event, EventSink};
+pub use event::{Event, EventSink, Hashed};
 pub use materialise::{Materialiser, record_image};
 pub use run::{SolveOptions, Solved, solve};
 pub use schedule::{DepSpec, Scheduler, StepKind, StepSpec};

@@ -87,7 +87,8 @@ pub async fn solve(
         None => {
             let nodes: Vec<NodeId> = targets.iter().map(|edge| edge.node).collect();
             for step in shared.untouched_images(&shared.graph.needed(&nodes)) {
-                events.event(Event::Cached { step, created: rbuild_ports::Timestamp(0) });
+                let created = rbuild_ports::Timestamp(0);
+                events.event(Event::Cached { step, created, kind: None, cost_ms: 0 });
             }
             Ok(Solved { outputs: targets.iter().map(|edge| shared.output(*edge)).collect() })
         }

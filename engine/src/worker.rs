@@ -219,7 +219,9 @@ pub(crate) fn perform(shared: &Shared, command: Command) -> Answer {
                     shared.ports.index.save(query, None)?;
                 }
                 if let Some(record) = records.first() {
-                    events.push(Event::Cached { step, created: record.created });
+                    let Record { created, kind, cost_ms, .. } = record;
+                    let (created, kind, cost_ms) = (*created, Some(*kind), *cost_ms);
+                    events.push(Event::Cached { step, created, kind, cost_ms });
                 }
                 let ids = records.iter().map(|record| record.id).collect();
                 let outputs = queries

@@ -36,8 +36,8 @@ pub(crate) fn binary() -> &'static Path {
 /// Runs the script `test_data/NAME` and compares; `UPDATE_EXPECT=1` writes what was seen.
 ///
 /// A case begins with `=== title`. `+++ file` writes the lines that follow to the file. `$ build .` runs `rbuild build .`,
-/// with standard input from a file if the line ends in `< file`; the lines that follow are what it printed (standard output
-/// with `| ` in front, then standard error) up to `=> exit code`.
+/// with standard input from a file if the line ends in `< file`; `! chmod 600 a` is for the shell. What a command printed follows it (standard output
+/// with `| ` in front, then standard error) up to `=> exit code` follow.
 pub(crate) fn check_script(name: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("suite/test_data").join(name);
     let script = fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {name}: {error}"));
@@ -70,12 +70,16 @@ fn run_case(case: &str, registry: &str, seen: &mut String) {
         }
         let name = line.strip_prefix("+++ ");
         let command = line.strip_prefix("$ ");
-        if let Some((path, text)) = file.take_if(|_| name.is_some() || command.is_some()) {
+        let shell = line.strip_prefix("! ");
+        if let Some((path, text)) = file.take_if(|_| name.is_some() || command.is_some() || shell.is_some()) {
             write_file(&path, &text.replace("REGISTRY", registry));
         }
         let _ = writeln!(seen, "{line}");
         if let Some(name) = name {
             file = Some((dir.join(name), String::new()));
+        } else if let Some(shell) = shell {
+            let status = Command::new("sh").args(["-ec", shell]).current_dir(&dir).status();
+            assert!(status.is_ok_and(|status| status.success()), "{shell}");
         } else if let Some(command) = command {
             let (text, code) = run(space.path(), &dir, &command.replace("REGISTRY", registry));
             let text = normalize(&text, space.path(), registry);
@@ -149,6 +153,7 @@ fn normalize(text: &str, space: &Path, registry: &str) -> String {
                 () if bare.starts_with("default/default/") => out.push_str("BUILD"),
                 () if id => out.push_str("ID"),
                 () if is_date(bare) => out.push_str("DATE"),
+                () if is_seconds(bare) => out.push_str("0.0s"),
                 () => out.push_str(bare),
             }
             out.push_str(rest);
@@ -157,12 +162,19 @@ fn normalize(text: &str, space: &Path, registry: &str) -> String {
     out
 }
 
-/// `2026-01-02` or `12:34:56`.
+/// `1.2s`.
+fn is_seconds(word: &str) -> bool {
+    let parts = word.strip_suffix('s').and_then(|number| number.split_once('.'));
+    let digits = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+    parts.is_some_and(|(whole, part)| digits(whole) && digits(part))
+}
+
+/// `2026-01-02`, `12:34` or `12:34:56`.
 fn is_date(word: &str) -> bool {
     let digits = |separator: char, lengths: &[usize]| {
         let parts: Vec<&str> = word.split(separator).collect();
         parts.iter().map(|part| part.len()).eq(lengths.iter().copied())
             && parts.iter().all(|part| part.chars().all(|c| c.is_ascii_digit()))
     };
-    digits('-', &[4, 2, 2]) || digits(':', &[2, 2, 2])
+    digits('-', &[4, 2, 2]) || digits(':', &[2, 2, 2]) || digits(':', &[2, 2])
 }

@@ -14,3 +14,4 @@ mod repro;
 mod rootless;
 mod sandbox;
 mod tidy;
+mod why;

@@ -38,6 +38,11 @@ pub(crate) enum Command {
     /// Show the stages and the graph of a build without running it
     #[command(override_usage = "rbuild plan [OPTIONS] PATH|-")]
     Plan(Box<PlanArgs>),
+    /// Say why the steps of the last build ran, and where what was cached came from
+    Why(WhyArgs),
+    /// Look at the machinery
+    #[command(subcommand)]
+    Debug(DebugCommand),
     /// List the images of the store
     Images(ImagesArgs),
     /// Show what the store holds
@@ -146,6 +151,9 @@ pub(crate) struct BuildArgs {
     /// Print nothing but the image id
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Say why each step ran, and where what was cached came from
+    #[arg(long)]
+    pub(crate) explain: bool,
 }
 
 /// `rbuild plan`.
@@ -182,6 +190,46 @@ pub(crate) enum ProgressMode {
     None,
     /// JSON lines.
     Rawjson,
+}
+
+/// Which build, and which of its steps.
+#[derive(Args, Debug)]
+pub(crate) struct StepArgs {
+    /// Only steps of this number, stage or line (:12), or with this in their name
+    #[arg(value_name = "STEP")]
+    pub(crate) step: Option<String>,
+    /// The build's context
+    #[arg(short = 'C', long, value_name = "DIR", default_value = ".")]
+    pub(crate) context: PathBuf,
+    /// The build's Dockerfile [default: DIR/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// text or json
+    #[arg(long, value_enum, default_value_t = TextFormat::Text)]
+    pub(crate) format: TextFormat,
+}
+
+/// `rbuild why`.
+#[derive(Args, Debug)]
+pub(crate) struct WhyArgs {
+    #[command(flatten)]
+    pub(crate) step: StepArgs,
+}
+
+/// `rbuild debug`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum DebugCommand {
+    /// Print what the keys of the last build's steps were made from
+    Key(StepArgs),
+}
+
+/// Text for people, or JSON for programs.
+#[derive(Clone, Copy, Debug, ValueEnum, PartialEq, Eq)]
+pub(crate) enum TextFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 /// `rbuild images`.

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, DebugCommand};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         let result = match &cli.command {
             Command::Build(args) => commands::build::run(&cli, args),
             Command::Plan(args) => commands::plan::run(&cli, args),
+            Command::Why(args) => commands::why::run(&cli, args),
+            Command::Debug(DebugCommand::Key(args)) => commands::why::keys(&cli, args),
             Command::Images(args) => commands::store::images(&cli, args),
             Command::Du(args) => commands::store::du(&cli, args),
             Command::Prune(args) => commands::store::prune(&cli, args),

@@ -1,5 +1,6 @@
 //! A build from request to report: read, lower, solve, export. Decides nothing about keys, steps or layers itself.
 
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +12,9 @@ use rbuild_lower::{LowerOptions, Lowered, MainContext, NamedContextValue};
 use rbuild_oci::Platform;
 use rbuild_ports::{CancelToken, ErrorKind, Snapshot};
 
+use crate::history::{self, Historian};
 use crate::resolve::Resolver;
+use crate::trace::{self, GraphNotes};
 use crate::vertices::{GraphEvents, Vertices};
 use crate::{
     BuildError, BuildErrorKind, BuildEvent, BuildEvents, BuildRequest, Context, Entitlement,
@@ -72,15 +75,22 @@ impl Builder {
         let mut ports = self.store.session(request, &vertices);
         let _imports = caches::import(request, &self.store, &mut ports, &vertices, cancel);
         let ports = Arc::new(ports);
+        let began = self.store.clock().now();
         let plans = self.plan_with(request, &ports, &vertices, cancel)?;
         // The file and the arguments decide it; it is the same for all platforms.
         let epoch = plans.plans.first().and_then(|plan| plan.source_date_epoch);
-        let images = self.solve_all(request, plans, &ports, &vertices, cancel)?;
-        let exported = self.export(request, &images, epoch, &ports, streams, &vertices, cancel)?;
+        let build_ref = build_ref(began);
+        let historian = self.store.historian((build_ref.clone(), began));
+        let solved = self.solve_all(request, plans, &ports, &vertices, cancel, &historian);
+        let exported = solved
+            .and_then(|images| self.export(request, &images, epoch, &ports, streams, &vertices, cancel));
         self.store.finish_build();
+        let trace = historian.trace();
+        let exported = exported?;
         Ok(Report {
-            build_ref: build_ref(self.store.clock().now()),
+            build_ref,
             exported,
+            trace,
             cached: vertices.cached.load(Ordering::Relaxed),
             ran: vertices.ran.load(Ordering::Relaxed),
         })
@@ -154,7 +164,17 @@ impl Builder {
             check_entitlements(plan, &request.allow)?;
         }
         let aliases = resolver.aliases.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(Plans { plans, aliases })
+        let ignore = match &context {
+            MainContext::Local(ignore) => Some(ignore),
+            _ => None,
+        };
+        let trace = trace::beginning(request, &parsed.file, &source, ignore);
+        let file = path.unwrap_or_else(|| PathBuf::from(source.name()));
+        let dir = match &request.context {
+            Context::Dir(dir) => Some(dir.as_path()),
+            Context::None => None,
+        };
+        Ok(Plans { plans, aliases, trace, what: history::what(&file, dir) })
     }
 
     fn solve_all(
@@ -164,19 +184,28 @@ impl Builder {
         ports: &Arc<Ports>,
         vertices: &Arc<Vertices>,
         cancel: &CancelToken,
+        historian: &Arc<Historian>,
     ) -> Result<Vec<BuiltImage>, BuildError> {
         let options = SolveOptions { jobs: request.jobs.unwrap_or(usize::MAX) };
         let aliases = Arc::new(plans.aliases);
+        let mut graphs = vec![];
         let solves: Vec<_> = plans
             .plans
             .into_iter()
             .map(|plan| {
+                let graph = Arc::new(plan.graph);
+                let targets: Vec<_> = plan.target.into_iter().collect();
+                let notes = Arc::new(GraphNotes::new(
+                    graphs.len(),
+                    historian.clone(),
+                    graph.clone(),
+                    targets.clone(),
+                ));
+                graphs.push(notes.clone());
                 let (ports, vertices, cancel, aliases) =
                     (ports.clone(), vertices.clone(), cancel.clone(), aliases.clone());
                 async move {
-                    let graph = Arc::new(plan.graph);
-                    let events = Arc::new(GraphEvents::new(vertices, graph.clone()));
-                    let targets: Vec<_> = plan.target.into_iter().collect();
+                    let events = Arc::new(GraphEvents::new(vertices, graph.clone(), notes));
                     let solved = solve(graph.clone(), &targets, options, ports, events, aliases, &cancel)
                         .await
                         .map_err(|error| BuildError::solve(error, &graph, request))?;
@@ -194,7 +223,9 @@ impl Builder {
                 }
             })
             .collect();
-        self.runtime.block_on(futures_util::future::try_join_all(solves))
+        let solved = self.runtime.block_on(futures_util::future::try_join_all(solves));
+        trace::finish(plans.trace, graphs, historian, plans.what);
+        solved
     }
 
     #[expect(clippy::too_many_arguments, reason = "one call, of values that are made for it")]
@@ -280,6 +311,10 @@ fn build_ref(now: rbuild_ports::Timestamp) -> String {
 struct Plans {
     plans: Vec<Lowered>,
     aliases: std::collections::HashMap<rbuild_ports::LayerId, rbuild_ports::LayerId>,
+    /// What is known of the build already.
+    trace: rbuild_cache_explain::Trace,
+    /// Dockerfile and context, for the history.
+    what: String,
 }
 
 fn lower_options(

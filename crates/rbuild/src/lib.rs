@@ -7,6 +7,7 @@ mod caches;
 mod context_stream;
 mod error;
 mod event;
+mod history;
 mod inputs;
 mod missing;
 mod own_image;
@@ -15,6 +16,7 @@ mod request;
 mod resolve;
 mod secrets;
 mod store;
+mod trace;
 mod vertices;
 
 pub use builder::{Builder, OutputStreams};
@@ -28,6 +30,10 @@ pub use request::{
 };
 pub use store::{Store, StoreOptions};
 
+pub use rbuild_cache_explain::{
+    Cause, Explanation, FileChange, FileChangeKind, Found, Outcome, Root, Step, StepKind, Trace, explanation,
+    to_json as explanation_json,
+};
 pub use rbuild_cache_index::{PruneOptions, PruneReport, PrunedRow, UsageKind, UsageRow};
 pub use rbuild_cache_transfer::{CacheFrom, CacheMode, CacheOptions, CacheSpecError, CacheTo};
 pub use rbuild_diag::{Diagnostic, RenderOptions, Severity, SourceFile, render};

@@ -1,5 +1,6 @@
 //! What a build made.
 
+use rbuild_cache_explain::{Trace, to_json};
 use rbuild_export::{Exported, iidfile, metadata_file};
 
 /// What a build made.
@@ -13,6 +14,8 @@ pub struct Report {
     pub cached: usize,
     /// Steps that ran.
     pub ran: usize,
+    /// The build written down, with the causes of what ran.
+    pub trace: Option<Trace>,
 }
 
 impl Report {
@@ -22,9 +25,13 @@ impl Report {
         iidfile(&self.exported)
     }
 
-    /// The content of `--metadata-file`: buildx's keys.
+    /// The content of `--metadata-file`: buildx's keys; and why steps ran, as `rbuild.explanation`, if that is wanted.
     #[must_use]
-    pub fn metadata_file(&self) -> String {
-        metadata_file(&self.exported, Some(&self.build_ref), serde_json::Map::new())
+    pub fn metadata_file(&self, explained: bool) -> String {
+        let mut more = serde_json::Map::new();
+        if let (true, Some(trace)) = (explained, &self.trace) {
+            more.insert("rbuild.explanation".to_owned(), to_json(trace));
+        }
+        metadata_file(&self.exported, Some(&self.build_ref), more)
     }
 }

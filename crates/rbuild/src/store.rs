@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rbuild_cache_explain::Trace;
 use rbuild_cache_index::{Index, Options as IndexOptions, PruneOptions, PruneReport, UsageRow};
 use rbuild_engine::Ports;
 use rbuild_export::EngineAccess;
@@ -12,8 +13,9 @@ use rbuild_ports::{Clock, ImageRecord, Result, Timestamp};
 use rbuild_sandbox::{Rootless, Sandbox, SandboxOptions};
 use rbuild_snapshot::{LayerStore, LayerStoreOptions};
 use rbuild_source::{DockerConfig, HostSources, ProxyOptions, Registry, RegistryOptions, SourceOptions};
-use rbuild_store::{BootId, Root, Store as Blobs};
+use rbuild_store::{BootId, History, Root, Store as Blobs};
 
+use crate::history::Historian;
 use crate::secrets::Lent;
 use crate::vertices::Vertices;
 use crate::{BuildRequest, Context, NamedContextSource};
@@ -184,6 +186,25 @@ impl Store {
             secrets: Arc::new(Lent { secrets: request.secrets.clone(), ssh: request.ssh.clone() }),
             clock: self.clock.clone(),
         }
+    }
+
+    /// The newest explained build of this Dockerfile (`None` is the context's own) and context; without either, of any.
+    #[must_use]
+    pub fn last_trace(&self, dockerfile: Option<&Path>, context: Option<&Path>) -> Option<Trace> {
+        let history = History::of(&self.root);
+        let found = match (dockerfile, context) {
+            (None, None) => history.latest(1),
+            (file, context) => {
+                let own = context.map(|dir| dir.join("Dockerfile"));
+                let file = file.map(Path::to_owned).or(own).unwrap_or_default();
+                history.traces(&crate::history::what(&file, context))
+            }
+        };
+        found.iter().find_map(|bytes| Trace::from_bytes(bytes))
+    }
+
+    pub(crate) fn historian(&self, build: (String, Timestamp)) -> Arc<Historian> {
+        Historian::start(Arc::new(History::of(&self.root)), self.index.clone(), build)
     }
 
     pub(crate) fn clock(&self) -> Arc<dyn Clock> {

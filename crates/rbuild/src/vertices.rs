@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rbuild_engine::{Event, EventSink, Why};
+use rbuild_engine::{Event, EventSink, Hashed, Why};
 use rbuild_graph::{Graph, NodeId, Op};
 use rbuild_ports::{Clock, Progress, Stream};
 
+use crate::trace::GraphNotes;
 use crate::{BuildEvent, BuildEvents, VertexId};
 
 /// All vertices of a build.
@@ -97,12 +98,13 @@ impl Progress for Task {
 pub(crate) struct GraphEvents {
     vertices: Arc<Vertices>,
     graph: Arc<Graph>,
+    notes: Arc<GraphNotes>,
     known: Mutex<HashMap<NodeId, VertexId>>,
 }
 
 impl GraphEvents {
-    pub(crate) fn new(vertices: Arc<Vertices>, graph: Arc<Graph>) -> Self {
-        Self { vertices, graph, known: Mutex::default() }
+    pub(crate) fn new(vertices: Arc<Vertices>, graph: Arc<Graph>, notes: Arc<GraphNotes>) -> Self {
+        Self { vertices, graph, notes, known: Mutex::default() }
     }
 
     /// The vertex of a step that failed or reports before it runs, which people have not heard of yet.
@@ -134,7 +136,12 @@ impl GraphEvents {
 }
 
 impl EventSink for GraphEvents {
+    fn hashed(&self, hashed: Hashed) {
+        self.notes.hashed(hashed);
+    }
+
     fn event(&self, event: Event) {
+        self.notes.event(&event);
         let out = match event {
             Event::Cached { step, .. } => {
                 if self.counts(step) {

@@ -8,10 +8,10 @@ use rbuild_graph::{Node, NodeId, SourceOp};
 use rbuild_ports::{ErrorKind, KeyId, PortError, View};
 use rbuild_tree::{NodeKind, RelPath, SelectError, TreeSource, select};
 
-use crate::StepOutput;
 use crate::progress::StepProgress;
 use crate::step::Made;
 use crate::worker::{Shared, Trouble};
+use crate::{Hashed, StepOutput};
 
 /// The content key of `step`'s input at `position`.
 pub(crate) fn content_key(shared: &Shared, step: NodeId, position: usize) -> Result<KeyId, Trouble> {
@@ -34,11 +34,16 @@ pub(crate) fn content_key(shared: &Shared, step: NodeId, position: usize) -> Res
         StepOutput::View(view) => view,
     };
     shared.cancel.check()?;
-    Ok(KeyId::root(&hash(&view, spec)?))
+    let (digest, entries) = hash(&view, spec)?;
+    let key = KeyId::root(&digest);
+    shared.events.hashed(Hashed { step, input: position, key: key.clone(), view, entries });
+    Ok(key)
 }
 
-fn hash(view: &Arc<dyn View>, spec: &ContentSpec) -> Result<Digest, Trouble> {
+/// The digest of what `spec` selects, and of each entry that counts.
+fn hash(view: &Arc<dyn View>, spec: &ContentSpec) -> Result<(Digest, Vec<(RelPath, Digest)>), Trouble> {
     let tree = ViewTree(&**view);
+    let mut entries = Vec::new();
     let mut digests = Vec::with_capacity(spec.selectors.len());
     for selector in &spec.selectors {
         let selection = select(&tree, &selector.path, &selector.options).map_err(|error| match error {
@@ -52,14 +57,16 @@ fn hash(view: &Arc<dyn View>, spec: &ContentSpec) -> Result<Digest, Trouble> {
         })?;
         let wanted: Vec<RelPath> = selection.needed().cloned().collect();
         // Asked for in the same order.
-        let mut known = view.entry_digests(&wanted)?.into_iter();
+        let all = view.entry_digests(&wanted)?;
+        let mut known = all.iter().copied();
         let gone = |path: &RelPath| {
             let message = format!("{} changed while it was read", path.as_path().display());
             PortError::new(ErrorKind::Invalid, message)
         };
         digests.push(selection.digest(|path| known.next().ok_or_else(|| gone(path)))?);
+        entries.extend(wanted.into_iter().zip(all));
     }
-    Ok(root_of_content(&digests))
+    Ok((root_of_content(&digests), entries))
 }
 
 /// Names what is missing, and what is there instead.

@@ -8,7 +8,7 @@ use rbuild::{BuildError, Builder, CancelToken, Diagnostic, OutputStreams, Report
 
 use crate::args::{BuildArgs, Cli, ProgressMode};
 use crate::error::{Failure, show};
-use crate::render::{Display, eprint, print};
+use crate::render::{Display, eprint, explain, print};
 use crate::{environment, request, signals};
 
 /// Builds.
@@ -29,6 +29,9 @@ pub(crate) fn run(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     }
     drop(prepared.temporary);
     let report = result?;
+    if let (true, Some(trace)) = (args.explain, &report.trace) {
+        eprint(explain::text(trace, &explain::all(trace)).trim_end());
+    }
     write_files(args, &report)?;
     if args.quiet
         && let Some(digest) = &report.exported.config_digest
@@ -63,7 +66,7 @@ fn write_files(args: &BuildArgs, report: &Report) -> Result<(), Failure> {
         write_file(path, id.as_bytes())?;
     }
     if let Some(path) = &args.metadata_file {
-        write_file(path, report.metadata_file().as_bytes())?;
+        write_file(path, report.metadata_file(args.explain).as_bytes())?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Progress on standard error, in the form that was asked for. A thread owns the form, so that a slow terminal never slows the
 //! build, and events are only sent to it. Output of steps that nobody takes is left out rather than kept.
 
+pub(crate) mod explain;
 mod plain;
 mod rawjson;
 #[cfg(test)]
