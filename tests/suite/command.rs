@@ -149,6 +149,7 @@ fn normalize(text: &str, space: &Path, registry: &str) -> String {
             let hex = bare.strip_prefix("sha256:").unwrap_or_default();
             let id = bare.len() >= 26 && bare.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
             match () {
+                () if hex.len() == 12 && bare.len() == 19 => out.push_str("sha256:SHORT"),
                 () if hex.len() == 64 => out.push_str("sha256:DIGEST"),
                 () if bare.starts_with("default/default/") => out.push_str("BUILD"),
                 () if id => out.push_str("ID"),
