@@ -60,6 +60,18 @@ pub trait View: Send + Sync {
         paths.iter().map(|path| self.entry_digest(path)).collect()
     }
 
+    /// Of a local context: what tells it from others in all builds. None for other trees.
+    fn origin(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// What `entry_digest` gives for the regular file at `path`, where that is known without reading it and the file
+    /// has no other name.
+    fn known_digest(&self, path: &RelPath) -> Option<Digest> {
+        let _ = path;
+        None
+    }
+
     /// Whether it is a local context, whose root header BuildKit hashes as the empty string.
     fn is_local(&self) -> bool {
         false

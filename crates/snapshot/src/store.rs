@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) maker: Maker,
     pub(crate) pool: Arc<Pool>,
     pub(crate) pin: PinLayer,
+    /// What copies of local contexts remember of their last run.
+    pub(crate) copies: PathBuf,
     caches: PathBuf,
     clock: Arc<dyn Clock>,
     unpacking: Mutex<HashSet<LayerId>>,
@@ -86,6 +88,7 @@ impl LayerStore {
             maker: Maker::new(userns, squash_owners),
             pool: Arc::default(),
             pin,
+            copies: root.join("copies"),
             caches,
             clock,
             unpacking: Mutex::default(),

@@ -10,6 +10,7 @@ use rbuild_graph::CopyAction;
 use rbuild_ports::{CancelToken, ErrorKind, PortError, Progress, Result, View};
 use rbuild_tree::{Entry, Glob, Kind, PatternMatcher, RelPath, Time, Xattrs, split_wildcards};
 
+use super::again::Again;
 use super::archive;
 use super::dest::Dest;
 use super::mode::ModeChange;
@@ -26,11 +27,13 @@ pub(crate) struct Copy<'a> {
     pub(crate) owner: Option<Owner>,
     pub(crate) progress: &'a dyn Progress,
     pub(crate) cancel: &'a CancelToken,
+    /// What was copied in an earlier build.
+    pub(crate) again: Option<&'a Again>,
 }
 
 /// Performs a copy action on `dest`.
 pub(crate) fn copy(dest: &Dest, copy: &Copy<'_>) -> Result<()> {
-    let Copy { action, from, owner, progress, cancel } = copy;
+    let Copy { action, from, owner, progress, cancel, again } = copy;
     if !action.create_dest_path {
         let place = dest.resolve(action.dest.as_bytes(), true)?;
         if dest.kind(&place.parent().unwrap_or_default())? != Some(Kind::Dir) {
@@ -58,6 +61,7 @@ pub(crate) fn copy(dest: &Dest, copy: &Copy<'_>) -> Result<()> {
         replace: action.always_replace_existing,
         required: required(action)?,
         cancel,
+        again: *again,
     };
     // Archives are unpacked in their turn; without them what does not collide is copied together.
     for together in sources.chunk_by(|_, _| !action.attempt_unpack) {

@@ -2,6 +2,9 @@
 //! Actions that follow each other on one base make one layer; an action's result that is needed twice is
 //! duplicated.
 
+mod again;
+#[cfg(test)]
+mod again_tests;
 mod archive;
 mod copy;
 mod dest;
@@ -21,6 +24,7 @@ use rbuild_ports::{
 };
 use rustix::fs;
 
+use self::again::Again;
 use self::copy::Copy;
 use self::dest::Dest;
 use crate::meta::Meta;
@@ -37,11 +41,12 @@ pub(crate) fn run(
     cancel: &CancelToken,
 ) -> Result<Vec<(Snapshot, CommittedLayer)>> {
     let outputs = outputs(op)?;
-    let mut chain = Chain { shared, op, inputs, progress, cancel, results: Vec::new() };
+    let again = Again::of(shared, op, inputs);
+    let mut chain = Chain { shared, op, inputs, progress, cancel, again, results: Vec::new() };
     for index in 0..op.actions.len() {
         chain.step(index)?;
     }
-    let Chain { mut results, .. } = chain;
+    let Chain { mut results, again, .. } = chain;
     let mut out = Vec::new();
     for index in outputs {
         let dest = results.get_mut(index).and_then(Option::take);
@@ -49,6 +54,9 @@ pub(crate) fn run(
             dest.ok_or_else(|| invalid("an output of a file operation is used up by a later action"))?
                 .seal()?,
         );
+    }
+    if let (Some(again), [(_, made)]) = (again, out.as_slice()) {
+        again.save(&made.layer);
     }
     Ok(out)
 }
@@ -79,6 +87,7 @@ struct Chain<'a> {
     inputs: &'a [FileInput],
     progress: &'a dyn Progress,
     cancel: &'a CancelToken,
+    again: Option<Again>,
     results: Vec<Option<Dest>>,
 }
 
@@ -98,8 +107,8 @@ impl Chain<'_> {
         let dest = self.dest(index, action)?;
         match (&action.kind, &from) {
             (FileKind::Copy(copy), Some(from)) => {
-                let (progress, cancel) = (self.progress, self.cancel);
-                copy::copy(&dest, &Copy { action: copy, from, owner, progress, cancel })?;
+                let (progress, cancel, again) = (self.progress, self.cancel, self.again.as_ref());
+                copy::copy(&dest, &Copy { action: copy, from, owner, progress, cancel, again })?;
             }
             (FileKind::Mkfile(mkfile), _) => small::mkfile(&dest, mkfile, owner)?,
             (FileKind::Mkdir(mkdir), _) => small::mkdir(&dest, mkdir, owner)?,
@@ -189,7 +198,7 @@ fn copy_all(dest: &Dest, from: &Arc<dyn View>, progress: &dyn Progress, cancel: 
         create_dest_path: true,
         ..CopyAction::default()
     };
-    copy::copy(dest, &Copy { action: &action, from, owner: None, progress, cancel })
+    copy::copy(dest, &Copy { action: &action, from, owner: None, progress, cancel, again: None })
 }
 
 /// Makes the directory `path`, which does not exist, with the content of `init`.

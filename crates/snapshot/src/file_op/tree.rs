@@ -3,7 +3,7 @@
 //! the result does not depend on who was faster.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,6 +13,7 @@ use rbuild_ports::{CancelToken, Result, View};
 use rbuild_tree::{Entry, Kind, MatchInfo, PatternMatcher, RelPath, Time};
 use rustix::fs::{self, AtFlags};
 
+use super::again::{Again, Wanted};
 use super::dest::{Dest, Handle};
 use super::mode::ModeChange;
 use super::owner::Owner;
@@ -60,6 +61,8 @@ pub(crate) struct TreeCopy<'a> {
     pub(crate) replace: bool,
     pub(crate) required: Required,
     pub(crate) cancel: &'a CancelToken,
+    /// What was copied in an earlier build.
+    pub(crate) again: Option<&'a Again>,
 }
 
 /// One file, link or node to copy.
@@ -111,7 +114,13 @@ struct Node {
 /// A directory that is being read, and its target once something is made in it.
 struct Reading {
     node: Arc<Node>,
-    handle: OnceLock<Handle>,
+    handle: OnceLock<Target>,
+}
+
+/// An open directory to copy to, and the same one in the layer that an earlier build made.
+struct Target {
+    handle: Handle,
+    last: Option<OwnedFd>,
 }
 
 /// A file with several names.
@@ -316,26 +325,43 @@ impl TreeCopy<'_> {
     }
 
     fn copy_in(&self, reading: &Reading, name: &[u8], job: FileJob, state: &Progressing) -> Result<()> {
-        let handle = match reading.handle.get() {
-            Some(handle) => handle,
+        let target = match reading.handle.get() {
+            Some(target) => target,
             None => {
-                let opened = self.dest.enter(&reading.node.target)?;
+                let opened = self.enter(&reading.node.target)?;
                 reading.handle.get_or_init(|| opened)
             }
         };
-        self.copy(handle, name, job, Some(state))
+        self.copy(target, name, job, Some(state))
+    }
+
+    fn enter(&self, path: &RelPath) -> Result<Target> {
+        let handle = self.dest.enter(path)?;
+        Ok(Target { handle, last: self.again.and_then(|again| again.open_dir(path)) })
     }
 
     fn one(&self, job: &FileJob, state: &Progressing) -> Result<()> {
         self.cancel.check()?;
-        let handle = self.dest.enter(&job.target.parent().unwrap_or_default())?;
+        let target = self.enter(&job.target.parent().unwrap_or_default())?;
         let name = job.target.file_name().unwrap_or_default();
-        self.copy(&handle, name, job.clone(), Some(state))
+        self.copy(&target, name, job.clone(), Some(state))
     }
 
     /// Copies one file, link or node. Files with several names are put off while there is a `state` to note them in.
-    fn copy(&self, handle: &Handle, name: &[u8], job: FileJob, state: Option<&Progressing>) -> Result<()> {
+    fn copy(&self, target: &Target, name: &[u8], job: FileJob, state: Option<&Progressing>) -> Result<()> {
+        let Target { handle, last } = target;
         let meta = self.stamp.meta(&job.entry);
+        let digest = self.again.and_then(|_| Again::digest(self.from, &job.entry));
+        if let Some(again) = self.again {
+            again.note(&job.target, digest);
+            if let (Some(last), Some(digest), Kind::File { size }) = (last, digest, &job.entry.kind) {
+                let wanted = Wanted { target: &job.target, digest, size: *size, meta: &meta };
+                let link = |dir: &OwnedFd| again.link(last, dir, name, &wanted);
+                if self.dest.place(handle, name, self.replace, link)? {
+                    return Ok(());
+                }
+            }
+        }
         if !matches!(job.entry.kind, Kind::File { .. } | Kind::Hardlink { .. }) {
             return self.dest.other(handle, name, self.replace, &job.entry.kind, &meta);
         }
@@ -373,18 +399,18 @@ impl TreeCopy<'_> {
     }
 
     fn group(&self, group: &[FileJob]) -> Result<()> {
-        let mut first: Option<(Handle, Vec<u8>)> = None;
+        let mut first: Option<(Target, Vec<u8>)> = None;
         for job in group {
             self.cancel.check()?;
-            let handle = self.dest.enter(&job.target.parent().unwrap_or_default())?;
+            let target = self.enter(&job.target.parent().unwrap_or_default())?;
             let name = job.target.file_name().unwrap_or_default();
             match &first {
                 None => {
-                    self.copy(&handle, name, job.clone(), None)?;
-                    first = Some((handle, name.to_vec()));
+                    self.copy(&target, name, job.clone(), None)?;
+                    first = Some((target, name.to_vec()));
                 }
-                Some((from, old)) => self.dest.place(&handle, name, self.replace, |dir| {
-                    fs::linkat(&from.fd, old.as_slice(), dir, name, AtFlags::empty())
+                Some((from, old)) => self.dest.place(&target.handle, name, self.replace, |dir| {
+                    fs::linkat(&from.handle.fd, old.as_slice(), dir, name, AtFlags::empty())
                 })?,
             }
         }

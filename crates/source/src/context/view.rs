@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -350,6 +351,16 @@ impl View for LocalView {
         let digests = paths.iter().zip(&found).map(|(path, found)| self.digest_of(path, found)).collect();
         self.save();
         digests
+    }
+
+    fn origin(&self) -> Option<&[u8]> {
+        Some(self.root.path().as_os_str().as_bytes())
+    }
+
+    fn known_digest(&self, path: &RelPath) -> Option<Digest> {
+        let found = self.find(path.as_bytes()).ok()??;
+        let node = found.node().filter(|node| node.stat.is_file() && !node.has_other_names)?;
+        node.hashed.get()?.digest().ok()
     }
 
     fn is_local(&self) -> bool {

@@ -35,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) stat: Stat,
     /// A directory that is only shown if something in it is.
     through: bool,
+    /// A file with more than one name.
+    pub(crate) has_other_names: bool,
     special: Option<Box<Special>>,
     pub(crate) hashed: OnceLock<Hashed>,
 }
@@ -312,7 +314,8 @@ impl Node {
         let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
         #[expect(clippy::unnecessary_cast, reason = "the field's type differs between architectures")]
         let special = is_device.then(|| Box::new(Special::Device(stat.st_rdev as u64)));
-        Self { name, stat: Stat::new(stat), through, special, hashed: OnceLock::new() }
+        let has_other_names = stat.st_nlink > 1;
+        Self { name, stat: Stat::new(stat), through, has_other_names, special, hashed: OnceLock::new() }
     }
 
     pub(crate) fn set_target(&mut self, target: Vec<u8>) {
