@@ -9,6 +9,7 @@ mod materialise;
 mod progress;
 mod run;
 mod schedule;
+mod solved;
 mod state;
 mod step;
 mod worker;
@@ -17,8 +18,9 @@ pub use command::{Command, Reply};
 pub use error::{Cause, SolveError};
 pub use event::{Event, EventSink, Hashed};
 pub use materialise::{Materialiser, record_image};
-pub use run::{SolveOptions, Solved, solve};
+pub use run::{SolveOptions, solve};
 pub use schedule::{DepSpec, Scheduler, StepKind, StepSpec};
+pub use solved::{Solved, SolvedInput, SolvedStep};
 pub use state::{StepState, Why};
 pub use worker::{Ports, StepOutput};
 

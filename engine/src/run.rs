@@ -9,19 +9,13 @@ use rbuild_ports::{CancelToken, ErrorKind, KeyId, LayerId, PortError};
 use tokio::sync::mpsc;
 
 use crate::worker::{Answer, Shared, perform};
-use crate::{Cause, DepSpec, Event, EventSink, Ports, Scheduler, SolveError, StepKind, StepOutput, StepSpec};
+use crate::{Cause, DepSpec, Event, EventSink, Ports, Scheduler, SolveError, Solved, StepKind, StepSpec};
 
 /// How to solve.
 #[derive(Clone, Copy, Debug)]
 pub struct SolveOptions {
     /// How many commands and file operations run at a time.
     pub jobs: usize,
-}
-
-/// Results, in the order of the targets.
-pub struct Solved {
-    /// One a target.
-    pub outputs: Vec<StepOutput>,
 }
 
 /// Solves `targets` of `graph`. Must be called on a tokio runtime; work is done on its blocking threads. On failure and
@@ -90,7 +84,11 @@ pub async fn solve(
                 let created = rbuild_ports::Timestamp(0);
                 events.event(Event::Cached { step, created, kind: None, cost_ms: 0 });
             }
-            Ok(Solved { outputs: targets.iter().map(|edge| shared.output(*edge)).collect() })
+            Ok(Solved {
+                outputs: targets.iter().map(|edge| shared.output(*edge)).collect(),
+                records: nodes.iter().map(|node| shared.records(*node)).collect(),
+                steps: scheduler.solved(),
+            })
         }
     }
 }

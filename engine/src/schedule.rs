@@ -11,7 +11,7 @@ use rbuild_digest::Digest;
 use rbuild_graph::{Edge, NodeId};
 use rbuild_ports::{Alternative, KeyId, KeyQuery};
 
-use crate::{Command, Reply, StepState, Why};
+use crate::{Command, Reply, SolvedInput, SolvedStep, StepState, Why};
 
 /// What the scheduler must know of a step.
 #[derive(Clone, Debug)]
@@ -198,6 +198,27 @@ impl Scheduler {
     pub fn state(&self, node: NodeId) -> Option<StepState> {
         let i = self.position.get(node.index()).copied().flatten()?;
         Some(self.steps[i].state)
+    }
+
+    /// What is known of all steps' keys.
+    #[must_use]
+    pub fn solved(&self) -> Vec<SolvedStep> {
+        let step = |step: &Step| SolvedStep {
+            node: step.spec.node,
+            op: match step.spec.kind {
+                StepKind::Op(op) => Some(op),
+                StepKind::Known(_) | StepKind::Fetch => None,
+            },
+            inputs: (step.spec.inputs.iter().zip(&step.content).enumerate())
+                .map(|(position, (edge, content))| {
+                    let dep = step.spec.deps.get(position).copied().unwrap_or_default();
+                    let (selector, by_content) = (dep.selector, dep.content);
+                    SolvedInput { edge: *edge, selector, by_content, content: content.clone() }
+                })
+                .collect(),
+            outputs: step.spec.outputs.iter().copied().zip(step.keys.iter().cloned()).collect(),
+        };
+        self.steps.iter().map(step).collect()
     }
 
     fn with(&mut self, node: NodeId, f: impl FnOnce(&mut Self, usize)) {

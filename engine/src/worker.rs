@@ -127,6 +127,12 @@ impl Shared {
         output.map_or_else(|| StepOutput::Snapshot(Snapshot::default()), |(_, output)| output.clone())
     }
 
+    /// The records that a step's result came from.
+    pub(crate) fn records(&self, node: NodeId) -> Vec<i64> {
+        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.get(node.index()).and_then(Option::as_ref).map(|it| it.records.clone()).unwrap_or_default()
+    }
+
     /// An output with all its layers on the disk; local contexts are opened by the first who asks.
     pub(crate) fn present(&self, edge: Edge, progress: &StepProgress) -> Result<StepOutput, Trouble> {
         if let Op::Source(SourceOp::Local(local)) = &self.graph.node(edge.node).op {

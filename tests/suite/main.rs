@@ -2,6 +2,7 @@
 
 mod buildkit;
 mod cache;
+mod caches;
 mod cli;
 mod command;
 mod common;

@@ -12,6 +12,7 @@ use rbuild_ports::{
     NewRecord, Record, RecordKind, RemoteBlob, Result, Snapshot, Timestamp,
 };
 
+use crate::steps::record_digest;
 use crate::{ImportedCache, Imports};
 
 /// Before the cache's and the record's position in the name of an import's key. No local key begins so.
@@ -99,7 +100,7 @@ impl CombinedIndex {
 
     /// Records of imports that a query matches.
     fn probe_imports(&self, caches: &[Arc<ImportedCache>], query: &KeyQuery) -> Vec<Place> {
-        let digest = Digest::of(format!("{}@{}", query.op, query.output));
+        let digest = record_digest(&query.op, query.output);
         let inputs: Vec<Vec<(Known, Option<Digest>)>> = query
             .inputs
             .iter()

@@ -3,11 +3,22 @@
 //! what is there. One more backend is one more `CacheSource` or `CacheTarget`. Knows nothing of Dockerfiles and graphs.
 
 mod combined;
+mod export;
 mod import;
+mod layout_target;
+mod merge;
+mod registry_target;
 mod source;
 mod spec;
+mod steps;
+mod target;
 
 pub use combined::CombinedIndex;
+pub use export::{CacheExported, export_cache, inline_cache};
 pub use import::{ImportedCache, Imports};
+pub use layout_target::LayoutTarget;
+pub use registry_target::RegistryTarget;
 pub use source::{CacheSource, LayoutSource, RegistrySource};
 pub use spec::{CacheFrom, CacheMode, CacheOptions, CacheSpecError, CacheTo};
+pub use steps::{ExportGraph, ExportInput, ExportOutput, ExportStep};
+pub use target::{CacheTarget, ExistingCache, OpenBlob};

@@ -47,30 +47,32 @@ impl CacheSource for RegistrySource {
     }
 
     fn read(&self, cancel: &CancelToken) -> Result<Vec<ImportedCache>> {
-        let shelf = RegistryShelf { source: self, cancel };
+        let shelf = RegistryShelf { registry: &self.registry, reference: &self.reference, cancel };
         let top = self.registry.fetch_manifest(&self.reference, cancel)?;
         read(&shelf, &self.name(), &top.bytes, &top.media_type)
     }
 }
 
-struct RegistryShelf<'a> {
-    source: &'a RegistrySource,
-    cancel: &'a CancelToken,
+/// The documents of a repository.
+pub(crate) struct RegistryShelf<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) reference: &'a Reference,
+    pub(crate) cancel: &'a CancelToken,
 }
 
 impl Shelf for RegistryShelf<'_> {
     fn location(&self) -> String {
-        self.source.reference.name()
+        self.reference.name()
     }
 
     fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
-        let reference = self.source.reference.clone().with_digest(descriptor.digest);
-        Ok(self.source.registry.fetch_manifest(&reference, self.cancel)?.bytes)
+        let reference = self.reference.clone().with_digest(descriptor.digest);
+        Ok(self.registry.fetch_manifest(&reference, self.cancel)?.bytes)
     }
 
     fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
-        let repository = Repository::of(&self.source.reference);
-        self.source.registry.fetch_small_blob(&repository, descriptor, MAX_CONFIG, self.cancel)
+        let repository = Repository::of(self.reference);
+        self.registry.fetch_small_blob(&repository, descriptor, MAX_CONFIG, self.cancel)
     }
 }
 

@@ -129,6 +129,28 @@ impl<'a> LayerMaker<'a> {
         self.in_parallel(layers, self.cx.threads.max(1), |layer| self.ensure_blob(layer, spec))
     }
 
+    /// The same, where layers that nobody has any more are left out; `lost` is told of them.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Cancelled`, or if the store cannot be read or written.
+    pub fn available_blobs(
+        &self,
+        layers: &[LayerId],
+        spec: &CompressionSpec,
+        lost: &(dyn Fn(&LayerId, &PortError) + Sync),
+    ) -> Result<Vec<PreparedLayer>> {
+        let made =
+            self.in_parallel(layers, self.cx.threads.max(1), |layer| match self.ensure_blob(layer, spec) {
+                Ok(made) => Ok(Some(made)),
+                Err(error) if is_lost(&error) => {
+                    lost(layer, &error);
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            })?;
+        Ok(made.into_iter().flatten().collect())
+    }
+
     /// `ensure_diff_id` for many, as parts of an image.
     pub(crate) fn ensure_diff_ids(&self, layers: &[LayerId]) -> Result<Vec<(Digest, Timestamp)>> {
         self.in_parallel(layers, self.cx.threads.max(1), |layer| {
@@ -476,6 +498,11 @@ impl<'a> LayerMaker<'a> {
             .collect::<Option<Vec<T>>>()
             .ok_or_else(|| PortError::new(ErrorKind::Internal, "a layer got lost"))
     }
+}
+
+/// Whether a layer cannot be had, as against something that is wrong with this machine.
+fn is_lost(error: &PortError) -> bool {
+    matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Network | ErrorKind::Auth)
 }
 
 /// Whether it came with an image or a cache.

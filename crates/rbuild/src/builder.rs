@@ -4,18 +4,22 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rbuild_cache_transfer::{CacheTo, export_cache};
 use rbuild_diag::{Diagnostic, Severity};
 use rbuild_engine::{Materialiser, Ports, SolveOptions, StepOutput, solve};
-use rbuild_export::{BuiltImage, ExportContext, ExportRequest, Exported, OutputSpec};
+use rbuild_export::{
+    BuiltImage, ExportContext, ExportRequest, Exported, InlineCache, LayerDescriptor, OutputSpec,
+};
 use rbuild_graph::{NetMode, Op, SecurityMode};
 use rbuild_lower::{LowerOptions, Lowered, MainContext, NamedContextValue};
 use rbuild_oci::Platform;
 use rbuild_ports::{CancelToken, ErrorKind, Snapshot};
 
+use crate::caches::{Caches, Solve};
 use crate::history::{self, Historian};
 use crate::resolve::Resolver;
 use crate::trace::{self, GraphNotes};
-use crate::vertices::{GraphEvents, Vertices};
+use crate::vertices::{GraphEvents, Task, Vertices};
 use crate::{
     BuildError, BuildErrorKind, BuildEvent, BuildEvents, BuildRequest, Context, Entitlement,
     NamedContextSource, Report, Store, caches, inputs,
@@ -73,23 +77,37 @@ impl Builder {
             vertices.warn(warning);
         }
         let mut ports = self.store.session(request, &vertices);
-        let _imports = caches::import(request, &self.store, &mut ports, &vertices, cancel);
+        let imports = caches::import(request, &self.store, &mut ports, &vertices, cancel);
         let ports = Arc::new(ports);
         let began = self.store.clock().now();
         let plans = self.plan_with(request, &ports, &vertices, cancel)?;
         // The file and the arguments decide it; it is the same for all platforms.
         let epoch = plans.plans.first().and_then(|plan| plan.source_date_epoch);
         let build_ref = build_ref(began);
-        let historian = self.store.historian((build_ref.clone(), began));
-        let solved = self.solve_all(request, plans, &ports, &vertices, cancel, &historian);
-        let exported = solved
-            .and_then(|images| self.export(request, &images, epoch, &ports, streams, &vertices, cancel));
+        let start = || self.store.historian((build_ref.clone(), began));
+        let mut historian = start();
+        let cache =
+            Caches { request, store: &self.store, ports: &ports, imports, vertices: &vertices, cancel };
+        let solved = self.solve_all(&cache, &plans, &historian);
+        let exported = solved.and_then(|mut solves| {
+            let mut result = self.export(&cache, &solves, epoch, streams);
+            if let Err(error) = &result
+                && cache.forget_gone(&solves, error)?
+            {
+                drop(historian.trace());
+                historian = start();
+                solves = self.solve_all(&cache, &plans, &historian)?;
+                result = self.export(&cache, &solves, epoch, streams);
+            }
+            Ok((result?, self.export_caches(&cache, &solves)?))
+        });
         self.store.finish_build();
         let trace = historian.trace();
-        let exported = exported?;
+        let (exported, cache_manifest) = exported?;
         Ok(Report {
             build_ref,
             exported,
+            cache_manifest,
             trace,
             cached: vertices.cached.load(Ordering::Relaxed),
             ran: vertices.ran.load(Ordering::Relaxed),
@@ -179,21 +197,19 @@ impl Builder {
 
     fn solve_all(
         &self,
-        request: &BuildRequest,
-        plans: Plans,
-        ports: &Arc<Ports>,
-        vertices: &Arc<Vertices>,
-        cancel: &CancelToken,
+        cache: &Caches<'_>,
+        plans: &Plans,
         historian: &Arc<Historian>,
-    ) -> Result<Vec<BuiltImage>, BuildError> {
+    ) -> Result<Vec<Solve>, BuildError> {
+        let Caches { request, ports, vertices, cancel, .. } = cache;
         let options = SolveOptions { jobs: request.jobs.unwrap_or(usize::MAX) };
-        let aliases = Arc::new(plans.aliases);
+        let aliases = Arc::new(plans.aliases.clone());
         let mut graphs = vec![];
         let solves: Vec<_> = plans
             .plans
-            .into_iter()
+            .iter()
             .map(|plan| {
-                let graph = Arc::new(plan.graph);
+                let graph = Arc::new(plan.graph.clone());
                 let targets: Vec<_> = plan.target.into_iter().collect();
                 let notes = Arc::new(GraphNotes::new(
                     graphs.len(),
@@ -203,7 +219,7 @@ impl Builder {
                 ));
                 graphs.push(notes.clone());
                 let (ports, vertices, cancel, aliases) =
-                    (ports.clone(), vertices.clone(), cancel.clone(), aliases.clone());
+                    ((*ports).clone(), (*vertices).clone(), (*cancel).clone(), aliases.clone());
                 async move {
                     let events = Arc::new(GraphEvents::new(vertices, graph.clone(), notes));
                     let solved = solve(graph.clone(), &targets, options, ports, events, aliases, &cancel)
@@ -213,32 +229,31 @@ impl Builder {
                         Some(StepOutput::Snapshot(snapshot)) => snapshot,
                         Some(StepOutput::View(_)) | None => Snapshot::default(),
                     };
-                    let base_history = plan.base_config.map_or(0, |config| config.history.len());
-                    Ok::<_, BuildError>(BuiltImage {
-                        platform: plan.platform,
+                    let base_history = plan.base_config.as_ref().map_or(0, |config| config.history.len());
+                    let image = BuiltImage {
+                        platform: plan.platform.clone(),
                         snapshot,
-                        config: plan.config,
+                        config: plan.config.clone(),
                         base_history,
-                    })
+                    };
+                    let records = solved.records.into_iter().flatten().collect();
+                    Ok::<_, BuildError>(Solve { image, steps: solved.steps, records })
                 }
             })
             .collect();
         let solved = self.runtime.block_on(futures_util::future::try_join_all(solves));
-        trace::finish(plans.trace, graphs, historian, plans.what);
+        trace::finish(plans.trace.clone(), graphs, historian, plans.what.clone());
         solved
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call, of values that are made for it")]
     fn export(
         &self,
-        request: &BuildRequest,
-        images: &[BuiltImage],
+        cache: &Caches<'_>,
+        solves: &[Solve],
         source_date_epoch: Option<i64>,
-        ports: &Arc<Ports>,
         streams: &OutputStreams<'_>,
-        vertices: &Arc<Vertices>,
-        cancel: &CancelToken,
-    ) -> Result<Exported, BuildError> {
+    ) -> rbuild_ports::Result<Exported> {
+        let Caches { request, vertices, .. } = cache;
         let mut outputs = request.outputs.clone();
         if outputs.is_empty() && (!request.tags.is_empty() || request.want_digests) {
             // Kept in the own store under its names, if it has any.
@@ -248,9 +263,79 @@ impl Builder {
             return Ok(Exported::default());
         }
         let task = vertices.task(outputs.first().map_or("exporting to image", describe));
-        let materialiser = Materialiser::new(ports.clone());
-        let materialise = |snapshot: &Snapshot| materialiser.ensure(snapshot, &task, cancel);
-        let context = ExportContext {
+        let images: Vec<BuiltImage> = solves.iter().map(|solve| solve.image.clone()).collect();
+        let inline = |image: &BuiltImage, layers: &[LayerDescriptor]| cache.inline(solves, image, layers);
+        let inline: Option<&InlineCache<'_>> =
+            if request.cache_to.contains(&CacheTo::Inline) { Some(&inline) } else { None };
+        let export = ExportRequest {
+            images: &images,
+            outputs: &outputs,
+            names: &request.tags,
+            annotations: &request.annotations,
+            source_date_epoch,
+            inline_cache: inline,
+            want_digests: request.want_digests,
+        };
+        let result = self.with_context(cache, &task, streams, |context| {
+            let mut result = rbuild_export::export(context, &export);
+            // A damaged blob was dropped when it was found, and is fetched or made anew. The same damage twice is another fault.
+            // What went to standard output cannot be taken back.
+            let mut last = String::new();
+            while let Err(error) = &result
+                && error.kind == ErrorKind::Corrupt
+                && error.message != last
+                && streams.stdout.is_none()
+            {
+                vertices.warn(format!("{}; trying again", error.message));
+                last.clone_from(&error.message);
+                result = rbuild_export::export(context, &export);
+            }
+            result
+        });
+        task.finish(result)
+    }
+
+    /// All `--cache-to` but the inline one, whose place is in the images.
+    fn export_caches(
+        &self,
+        cache: &Caches<'_>,
+        solves: &[Solve],
+    ) -> Result<Option<rbuild_oci::Descriptor>, BuildError> {
+        let mut manifest = None;
+        let mut graphs = None;
+        for to in &cache.request.cache_to {
+            let Some(options) = to.options() else { continue };
+            if graphs.is_none() {
+                graphs = Some(cache.graphs(solves)?);
+            }
+            let task = cache.vertices.task(caches::describe(to));
+            let result = cache.target(to).and_then(|target| {
+                self.with_context(cache, &task, &OutputStreams::default(), |context| {
+                    export_cache(context, graphs.as_deref().unwrap_or_default(), &*target, options)
+                })
+            });
+            match task.finish(result) {
+                Ok(exported) => manifest = exported.manifest.or(manifest),
+                Err(error) if options.ignore_error && !cache.cancel.is_cancelled() => {
+                    cache.vertices.warn(caches::not_exported(to, &error));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(manifest)
+    }
+
+    fn with_context<T>(
+        &self,
+        cache: &Caches<'_>,
+        task: &Task,
+        streams: &OutputStreams<'_>,
+        work: impl FnOnce(&ExportContext<'_>) -> T,
+    ) -> T {
+        let Caches { ports, cancel, .. } = cache;
+        let materialiser = Materialiser::new((*ports).clone());
+        let materialise = |snapshot: &Snapshot| materialiser.ensure(snapshot, task, cancel);
+        work(&ExportContext {
             blobs: &*ports.blobs,
             snapshots: &*ports.snapshots,
             index: &*ports.index,
@@ -258,35 +343,12 @@ impl Builder {
             materialise: &materialise,
             registry: Some(self.store.registry()),
             clock: &*ports.clock,
-            progress: &task,
+            progress: task,
             cancel,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             stdout: streams.stdout,
             engine: &self.store.engine_access,
-        };
-        let export = ExportRequest {
-            images,
-            outputs: &outputs,
-            names: &request.tags,
-            annotations: &request.annotations,
-            source_date_epoch,
-            inline_cache: None,
-            want_digests: request.want_digests,
-        };
-        let mut result = rbuild_export::export(&context, &export);
-        // A damaged blob was dropped when it was found, and is fetched or made anew. The same damage twice is another fault.
-        // What went to standard output cannot be taken back.
-        let mut last = String::new();
-        while let Err(error) = &result
-            && error.kind == ErrorKind::Corrupt
-            && error.message != last
-            && streams.stdout.is_none()
-        {
-            vertices.warn(format!("{}; trying again", error.message));
-            last.clone_from(&error.message);
-            result = rbuild_export::export(&context, &export);
-        }
-        Ok(task.finish(result)?)
+        })
     }
 }
 

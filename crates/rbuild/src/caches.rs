@@ -1,15 +1,182 @@
-//! The caches of a build: which imports are read beside it, and what they are called in its progress.
+//! The caches of a build: which imports are read beside it, what of its steps is exported whereto, and what they are called in
+//! its progress.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rbuild_cache_transfer::{
-    CacheFrom, CacheSource, CombinedIndex, ImportedCache, Imports, LayoutSource, RegistrySource,
+    CacheFrom, CacheSource, CacheTarget, CacheTo, CombinedIndex, ExportGraph, ExportInput, ExportOutput,
+    ExportStep, ImportedCache, Imports, LayoutSource, LayoutTarget, RegistrySource, RegistryTarget,
+    inline_cache,
 };
-use rbuild_engine::Ports;
-use rbuild_ports::CancelToken;
+use rbuild_digest::Digest;
+use rbuild_engine::{Ports, SolvedStep};
+use rbuild_export::{BuiltImage, LayerDescriptor};
+use rbuild_graph::NodeId;
+use rbuild_ports::{CancelToken, ErrorKind, KeyId, PortError, Result, Snapshot};
 
 use crate::vertices::Vertices;
 use crate::{BuildRequest, Store};
+
+/// What was solved for one platform.
+pub(crate) struct Solve {
+    pub(crate) image: BuiltImage,
+    pub(crate) steps: Vec<SolvedStep>,
+    /// The records that the image's file system came from.
+    pub(crate) records: Vec<i64>,
+}
+
+/// What the caches of one build work with.
+pub(crate) struct Caches<'a> {
+    pub(crate) request: &'a BuildRequest,
+    pub(crate) store: &'a Store,
+    pub(crate) ports: &'a Arc<Ports>,
+    pub(crate) imports: Option<Arc<CombinedIndex>>,
+    pub(crate) vertices: &'a Arc<Vertices>,
+    pub(crate) cancel: &'a CancelToken,
+}
+
+impl Caches<'_> {
+    /// An export failed: whether that was because a cached layer cannot be had from where it was. Then the records are
+    /// forgotten, and solving again makes it anew.
+    pub(crate) fn forget_gone(&self, solves: &[Solve], error: &PortError) -> Result<bool> {
+        if !matches!(
+            error.kind,
+            ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Network | ErrorKind::Auth
+        ) {
+            return Ok(false);
+        }
+        let mut any = false;
+        for solve in solves.iter().filter(|solve| !solve.records.is_empty()) {
+            if self.is_gone(&solve.image.snapshot, error.kind == ErrorKind::Corrupt)? {
+                solve.records.iter().try_for_each(|record| self.ports.index.forget(*record))?;
+                any = true;
+            }
+        }
+        if any {
+            self.vertices.warn(format!("{}; the steps that made it run again", error.message));
+        }
+        Ok(any)
+    }
+
+    /// Whether some layer is not here, and cannot be fetched (or was fetched and is `damaged`).
+    fn is_gone(&self, snapshot: &Snapshot, damaged: bool) -> Result<bool> {
+        for layer in &snapshot.layers {
+            if self.ports.snapshots.present(layer) {
+                continue;
+            }
+            let Some(row) = self.ports.index.layer(layer)? else { return Ok(true) };
+            let fetched = |remote: &_| self.ports.sources.fetch_blob(remote, self.cancel).is_ok();
+            if row.blobs.is_empty() && (damaged || !row.remotes.iter().any(fetched)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What an exported cache says of the steps.
+    pub(crate) fn graphs(&self, solves: &[Solve]) -> Result<Vec<ExportGraph>> {
+        solves.iter().map(|solve| self.graph(solve)).collect()
+    }
+
+    /// The inline cache of an image.
+    pub(crate) fn inline(
+        &self,
+        solves: &[Solve],
+        image: &BuiltImage,
+        layers: &[LayerDescriptor],
+    ) -> Result<Option<String>> {
+        let Some(solve) = solves.iter().find(|solve| solve.image.platform == image.platform) else {
+            return Ok(None);
+        };
+        Ok(inline_cache(&self.graph(solve)?, layers))
+    }
+
+    /// Where a cache is exported to.
+    pub(crate) fn target(&self, to: &CacheTo) -> Result<Box<dyn CacheTarget>> {
+        match to {
+            CacheTo::Registry { reference, .. } => Ok(Box::new(RegistryTarget {
+                registry: self.store.registry().clone(),
+                reference: reference.clone(),
+            })),
+            CacheTo::Local { dest, tag, .. } => Ok(Box::new(LayoutTarget::open(dest, tag, self.cancel)?)),
+            CacheTo::Inline => {
+                Err(PortError::new(ErrorKind::Internal, "an inline cache has no place of its own"))
+            }
+        }
+    }
+
+    fn graph(&self, solve: &Solve) -> Result<ExportGraph> {
+        let position: HashMap<NodeId, usize> =
+            solve.steps.iter().enumerate().map(|(at, step)| (step.node, at)).collect();
+        let steps = solve.steps.iter().map(|step| self.step(step, &position)).collect::<Result<_>>()?;
+        Ok(ExportGraph { steps, target: solve.image.snapshot.clone() })
+    }
+
+    fn step(&self, step: &SolvedStep, position: &HashMap<NodeId, usize>) -> Result<ExportStep> {
+        let mut outputs = Vec::with_capacity(step.outputs.len());
+        for (output, keys) in &step.outputs {
+            let (roots, result) = match step.op {
+                None => (keys.iter().filter_map(|key| key.0.parse().ok()).collect(), None),
+                Some(_) => {
+                    let newest = self.ports.index.records(keys)?.into_iter().next();
+                    (vec![], newest.map(|record| (record.snapshot, record.created)))
+                }
+            };
+            outputs.push(ExportOutput { output: *output, roots, result });
+        }
+        let mut inputs = Vec::with_capacity(step.inputs.len());
+        for (number, input) in step.inputs.iter().enumerate() {
+            let mut contents: Vec<Digest> =
+                input.content.iter().filter_map(|content| content.0.parse().ok()).collect();
+            if let (Some(op), true, true) = (&step.op, input.by_content, contents.is_empty()) {
+                contents = self.known_contents(step, op, number)?;
+            }
+            inputs.push(ExportInput {
+                step: position.get(&input.edge.node).copied().unwrap_or(usize::MAX),
+                output: input.edge.output,
+                selector: input.selector,
+                contents,
+            });
+        }
+        Ok(ExportStep { op: step.op, inputs, outputs })
+    }
+
+    /// The content of an input that did not have to be hashed this time.
+    fn known_contents(&self, step: &SolvedStep, op: &Digest, input: usize) -> Result<Vec<Digest>> {
+        let number = u32::try_from(input).unwrap_or(u32::MAX);
+        let mut out = vec![];
+        for key in step.outputs.iter().flat_map(|(_, keys)| keys) {
+            out.extend(self.store.content_links(&self.local_key(key)?, op, number)?);
+        }
+        out.sort_unstable();
+        out.dedup();
+        Ok(out)
+    }
+
+    fn local_key(&self, key: &KeyId) -> Result<KeyId> {
+        self.imports.as_ref().map_or_else(|| Ok(key.clone()), |imports| imports.local_key(key))
+    }
+}
+
+/// As BuildKit names the vertex.
+pub(crate) fn describe(to: &CacheTo) -> &'static str {
+    match to {
+        CacheTo::Registry { .. } => "exporting cache to registry",
+        CacheTo::Local { .. } => "exporting cache to client directory",
+        CacheTo::Inline => "exporting cache to image",
+    }
+}
+
+/// A failure that does not fail the build.
+pub(crate) fn not_exported(to: &CacheTo, error: &PortError) -> String {
+    let place = match to {
+        CacheTo::Registry { reference, .. } => reference.to_string(),
+        CacheTo::Local { dest, .. } => dest.display().to_string(),
+        CacheTo::Inline => "the image".to_owned(),
+    };
+    format!("the cache was not exported to {place}: {error}; ignore-error=false makes this fail the build")
+}
 
 /// A source that shows up in the progress when it is read.
 struct Shown<S> {
@@ -22,7 +189,7 @@ impl<S: CacheSource> CacheSource for Shown<S> {
         self.source.name()
     }
 
-    fn read(&self, cancel: &CancelToken) -> rbuild_ports::Result<Vec<ImportedCache>> {
+    fn read(&self, cancel: &CancelToken) -> Result<Vec<ImportedCache>> {
         let task = self.vertices.task(&format!("importing cache manifest from {}", self.name()));
         task.finish(self.source.read(cancel))
     }

@@ -10,6 +10,8 @@ pub struct Report {
     pub build_ref: String,
     /// What was exported.
     pub exported: Exported,
+    /// The manifest of the exported cache.
+    pub cache_manifest: Option<rbuild_oci::Descriptor>,
     /// Steps found in the cache.
     pub cached: usize,
     /// Steps that ran.
@@ -29,6 +31,9 @@ impl Report {
     #[must_use]
     pub fn metadata_file(&self, explained: bool) -> String {
         let mut more = serde_json::Map::new();
+        if let Some(Ok(manifest)) = self.cache_manifest.as_ref().map(serde_json::to_value) {
+            more.insert("cache.manifest".to_owned(), manifest);
+        }
         if let (true, Some(trace)) = (explained, &self.trace) {
             more.insert("rbuild.explanation".to_owned(), to_json(trace));
         }

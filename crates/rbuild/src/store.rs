@@ -215,6 +215,22 @@ impl Store {
         &self.registry
     }
 
+    /// The content keys by which one input of an operation was found to lead to `key`.
+    ///
+    /// # Errors
+    /// If the index cannot be read.
+    pub(crate) fn content_links(
+        &self,
+        key: &rbuild_ports::KeyId,
+        op: &rbuild_digest::Digest,
+        input: u32,
+    ) -> Result<Vec<rbuild_digest::Digest>> {
+        let links = self.index.links_to(key)?;
+        let here =
+            links.iter().filter(|link| link.input == input && link.op == *op && link.selector.is_none());
+        Ok(here.filter_map(|link| link.source.0.parse().ok()).collect())
+    }
+
     pub(crate) fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
     }
