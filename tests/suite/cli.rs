@@ -15,6 +15,16 @@ fn plans() {
 }
 
 #[test]
+fn questions_about_dockerfiles() {
+    check_script("cli_call.txt");
+}
+
+#[test]
+fn codes_are_explained() {
+    check_script("cli_explain_code.txt");
+}
+
+#[test]
 fn listings_and_prune() {
     check_script("cli_store.txt");
 }

@@ -11,6 +11,11 @@ fn mistakes_in_dockerfiles() {
 }
 
 #[test]
+fn messages_as_json() {
+    check_script("errors_json.txt");
+}
+
+#[test]
 fn missing_sources() {
     check_script("errors_missing.txt");
 }

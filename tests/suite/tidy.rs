@@ -200,3 +200,22 @@ fn ci_runs_what_the_readme_says() {
     assert!(readme.contains("examples/quickstart.sh") && readme.contains("tests/run.sh"));
     assert!(read(".ci/run").contains("tests/run.sh"));
 }
+
+/// Codes stand in tables, which are explained in `docs/codes.md`; elsewhere they have names.
+#[test]
+fn codes_stand_in_the_tables_only() {
+    let mut loose = Vec::new();
+    for path in sources() {
+        let is_test = path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs");
+        if is_test || path.ends_with("codes.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("sources can be read");
+        let product = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let codes = product
+            .match_indices("\"RB")
+            .filter(|(at, _)| product[at + 3..].bytes().take(4).filter(u8::is_ascii_digit).count() == 4);
+        loose.extend(codes.map(|(at, _)| format!("{}: {}", path.display(), &product[at..at + 8])));
+    }
+    assert!(loose.is_empty(), "these belong into a codes.rs: {loose:#?}");
+}

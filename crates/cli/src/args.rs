@@ -43,6 +43,8 @@ pub(crate) enum Command {
     /// Look at the machinery
     #[command(subcommand)]
     Debug(DebugCommand),
+    /// Explain a code of a message, or list all
+    ExplainCode(ExplainCodeArgs),
     /// List the images of the store
     Images(ImagesArgs),
     /// Show what the store holds
@@ -142,6 +144,15 @@ pub(crate) struct BuildArgs {
     /// Set an annotation of the image
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) annotation: Vec<String>,
+    /// What to do with the Dockerfile: build it, check it, or list what it takes and has (build, check, outline, targets)
+    #[arg(long, value_name = "METHOD[,format=json]", default_value = "build")]
+    pub(crate) call: String,
+    /// Run the build checks only: --call=check
+    #[arg(long, conflicts_with = "call")]
+    pub(crate) check: bool,
+    /// How errors and findings are shown: as text, or as JSON, one a line, on standard error
+    #[arg(long, value_enum, default_value_t = MessageFormat::Text)]
+    pub(crate) format: MessageFormat,
     /// Write the image id to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) iidfile: Option<PathBuf>,
@@ -161,9 +172,29 @@ pub(crate) struct BuildArgs {
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
-    /// Text for people, or dot for Graphviz
+    /// Text for people, dot for Graphviz, or JSON (of messages too)
     #[arg(long, value_enum, default_value_t = PlanFormat::Text)]
     pub(crate) format: PlanFormat,
+}
+
+/// `rbuild explain-code`.
+#[derive(Args, Debug)]
+pub(crate) struct ExplainCodeArgs {
+    /// A code such as RB1006, or the name of a build check; without it all are listed
+    #[arg(value_name = "CODE")]
+    pub(crate) code: Option<String>,
+    /// Text for people, or JSON
+    #[arg(long, value_enum, default_value_t = MessageFormat::Text)]
+    pub(crate) format: MessageFormat,
+}
+
+/// Forms of messages.
+#[derive(Clone, Copy, Debug, ValueEnum, PartialEq, Eq)]
+pub(crate) enum MessageFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 /// Forms of a plan.
@@ -173,6 +204,8 @@ pub(crate) enum PlanFormat {
     Text,
     /// Graphviz.
     Dot,
+    /// For programs.
+    Json,
 }
 
 /// Forms of progress.

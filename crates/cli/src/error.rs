@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use rbuild::{BuildError, BuildErrorKind, Diagnostic, PortError, RenderOptions, render};
+use rbuild::{BuildError, BuildErrorKind, PortError};
 
-use crate::bug;
-use crate::render::{clean, colors, eprint, size};
+use crate::render::{clean, colors, eprint};
 use crate::request::Usage;
+use crate::{bug, messages};
 
 /// Why a command failed.
 pub(crate) enum Failure {
@@ -36,35 +36,28 @@ impl From<PortError> for Failure {
     }
 }
 
-/// Prints a finding.
-pub(crate) fn show(diagnostic: &Diagnostic) {
-    eprint(&render(diagnostic, RenderOptions { color: colors(), width: size().0 }));
-}
-
 /// Prints why it failed, and gives the exit code.
 pub(crate) fn report(failure: &Failure) -> ExitCode {
     match failure {
         Failure::Usage(Usage(message)) => {
-            eprint(&format!("error: {message}\n\nFor more information, try '--help'."));
+            messages::usage(message);
             ExitCode::from(2)
         }
-        Failure::Port(error) => {
-            eprint(&format!("error: {error}"));
-            if let Some(help) = &error.help {
-                eprint(&format!("help: {help}"));
-            }
-            ExitCode::from(1)
-        }
+        Failure::Port(error) => build(&BuildError::port(error, None)),
         Failure::Build(error) => build(error),
     }
 }
 
 fn build(error: &BuildError) -> ExitCode {
     if error.kind() == BuildErrorKind::Cancelled {
-        eprint("cancelled");
+        if messages::json() {
+            messages::show_error(error);
+        } else {
+            eprint("cancelled");
+        }
         return ExitCode::from(130);
     }
-    if !error.log_tail.is_empty() {
+    if !messages::json() && !error.log_tail.is_empty() {
         eprint("------");
         if let Some(step) = &error.step {
             eprint(&format!(" > {}:", clean(step.as_bytes(), false)));
@@ -74,9 +67,7 @@ fn build(error: &BuildError) -> ExitCode {
         }
         eprint("------");
     }
-    for diagnostic in &error.diagnostics {
-        show(diagnostic);
-    }
+    messages::show_error(error);
     if error.kind() == BuildErrorKind::Internal {
         return bug::report();
     }

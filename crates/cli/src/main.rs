@@ -5,6 +5,7 @@ mod bug;
 mod commands;
 mod environment;
 mod error;
+mod messages;
 mod render;
 mod request;
 mod signals;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
             Command::Plan(args) => commands::plan::run(&cli, args),
             Command::Why(args) => commands::why::run(&cli, args),
             Command::Debug(DebugCommand::Key(args)) => commands::why::keys(&cli, args),
+            Command::ExplainCode(args) => commands::explain_code::run(args),
             Command::Images(args) => commands::store::images(&cli, args),
             Command::Du(args) => commands::store::du(&cli, args),
             Command::Prune(args) => commands::store::prune(&cli, args),

@@ -1,28 +1,27 @@
 //! A build from request to report: read, lower, solve, export. Decides nothing about keys, steps or layers itself.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_cache_transfer::{CacheTo, export_cache};
-use rbuild_diag::{Diagnostic, Severity};
+use rbuild_diag::Diagnostic;
 use rbuild_engine::{Materialiser, Ports, SolveOptions, StepOutput, solve};
 use rbuild_export::{
     BuiltImage, ExportContext, ExportRequest, Exported, InlineCache, LayerDescriptor, OutputSpec,
 };
 use rbuild_graph::{NetMode, Op, SecurityMode};
-use rbuild_lower::{LowerOptions, Lowered, MainContext, NamedContextValue};
-use rbuild_oci::Platform;
+use rbuild_lower::{Lowered, MainContext};
 use rbuild_ports::{CancelToken, ErrorKind, Snapshot};
 
 use crate::caches::{Caches, Solve};
+use crate::frontend::Frontend;
 use crate::history::{self, Historian};
-use crate::resolve::Resolver;
 use crate::trace::{self, GraphNotes};
 use crate::vertices::{GraphEvents, Task, Vertices};
 use crate::{
-    BuildError, BuildErrorKind, BuildEvent, BuildEvents, BuildRequest, Context, Entitlement,
-    NamedContextSource, Report, Store, caches, inputs,
+    BuildError, BuildErrorKind, BuildEvent, BuildEvents, BuildRequest, Context, Entitlement, Report, Store,
+    caches, codes,
 };
 
 /// Where outputs to `-` go.
@@ -35,7 +34,7 @@ pub struct OutputStreams<'a> {
 /// Builds images in a store. Calls block; several builds may run at once on one builder, each on a thread of its own, and several
 /// processes may use one store.
 pub struct Builder {
-    store: Store,
+    pub(crate) store: Store,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -136,63 +135,29 @@ impl Builder {
         vertices: &Arc<Vertices>,
         cancel: &CancelToken,
     ) -> Result<Plans, BuildError> {
-        let task = vertices.task("[internal] load build definition");
-        let (source, path) = task.finish(inputs::dockerfile(&request.dockerfile, &request.context))?;
-        let parsed = rbuild_dockerfile::parse(&source);
-        let (errors, warnings): (Vec<Diagnostic>, Vec<Diagnostic>) =
-            parsed.diagnostics.into_iter().partition(|diagnostic| diagnostic.severity == Severity::Error);
-        if !errors.is_empty() {
-            return Err(BuildError::findings(errors));
-        }
-        let context = match &request.context {
-            Context::Dir(dir) => MainContext::Local(inputs::ignore_file(dir, path.as_deref())?),
-            Context::None => MainContext::None,
+        let frontend = Frontend::read(request, vertices)?;
+        let show = |findings: Vec<Diagnostic>| {
+            findings.into_iter().for_each(|finding| vertices.send(BuildEvent::Finding(finding)));
         };
-        let resolver = Resolver { ports, vertices, pull: request.pull, cancel, aliases: Mutex::default() };
-        let platforms =
-            if request.platforms.is_empty() { vec![Platform::host()] } else { request.platforms.clone() };
-        let several = platforms.len() > 1;
-        let options = platforms
-            .iter()
-            .map(|platform| lower_options(request, platform, several, context.clone()))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut plans = Vec::with_capacity(options.len());
-        for options in &options {
-            plans.push(*resolver.lower(&parsed.file, &source, options)?);
-        }
-        // The check configuration is the file's; it is the same for all platforms.
-        let warnings = match options.first() {
-            Some(options) => rbuild_lower::apply_check(&parsed.file, &source, options, warnings)
-                .map_err(BuildError::findings)?,
-            None => warnings,
-        };
-        let mut shown: Vec<Diagnostic> = vec![];
-        for warning in warnings.into_iter().chain(plans.iter().flat_map(|plan| plan.warnings.iter().cloned()))
-        {
-            // The same line is found once a platform.
-            if !shown.contains(&warning) {
-                shown.push(warning);
-            }
-        }
-        rbuild_lower::sort_by_place(&source, &mut shown);
-        for warning in shown {
-            vertices.send(BuildEvent::Finding(warning));
-        }
-        for plan in &plans {
+        let mut plans = frontend.plan(request, ports, vertices, cancel).map_err(|unplanned| {
+            show(unplanned.findings);
+            *unplanned.error
+        })?;
+        show(std::mem::take(&mut plans.findings));
+        for plan in &plans.plans {
             check_entitlements(plan, &request.allow)?;
         }
-        let aliases = resolver.aliases.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let ignore = match &context {
+        let ignore = frontend.options.first().and_then(|options| match &options.context {
             MainContext::Local(ignore) => Some(ignore),
             _ => None,
-        };
-        let trace = trace::beginning(request, &parsed.file, &source, ignore);
-        let file = path.unwrap_or_else(|| PathBuf::from(source.name()));
+        });
+        let trace = trace::beginning(request, &frontend.file, &frontend.source, ignore);
+        let file = frontend.path.clone().unwrap_or_else(|| PathBuf::from(frontend.source.name()));
         let dir = match &request.context {
             Context::Dir(dir) => Some(dir.as_path()),
             Context::None => None,
         };
-        Ok(Plans { plans, aliases, trace, what: history::what(&file, dir) })
+        Ok(Plans { plans: plans.plans, aliases: plans.aliases, trace, what: history::what(&file, dir) })
     }
 
     fn solve_all(
@@ -379,51 +344,6 @@ struct Plans {
     what: String,
 }
 
-fn lower_options(
-    request: &BuildRequest,
-    platform: &Platform,
-    several: bool,
-    context: MainContext,
-) -> Result<LowerOptions, BuildError> {
-    let mut named_contexts = Vec::with_capacity(request.named_contexts.len());
-    for named in &request.named_contexts {
-        let value = match &named.value {
-            NamedContextSource::Image(reference) => NamedContextValue::Image(reference.clone()),
-            NamedContextSource::OciLayout { path, reference } => NamedContextValue::OciLayout {
-                path: path.to_string_lossy().into_owned(),
-                reference: reference.clone(),
-            },
-            NamedContextSource::Dir(dir) => NamedContextValue::Local(inputs::context_ignore_file(dir)?),
-            NamedContextSource::Git(url) => NamedContextValue::Git(url.clone()),
-            NamedContextSource::Http(url) => NamedContextValue::Http(url.clone()),
-        };
-        named_contexts.push(rbuild_lower::NamedContext {
-            name: named.name.clone(),
-            platform: named.platform.clone(),
-            value,
-        });
-    }
-    Ok(LowerOptions {
-        target: request.target.clone(),
-        build_args: request.build_args.clone(),
-        labels: request.labels.clone(),
-        platform: platform.clone(),
-        build_platform: Platform::host(),
-        implicit_platform: request.platforms.is_empty(),
-        multi_platform: several,
-        no_cache: request.no_cache.clone(),
-        network: request.network,
-        extra_hosts: request.extra_hosts.clone(),
-        hostname: String::new(),
-        shm_size: request.shm_size,
-        ulimits: request.ulimits.clone(),
-        cgroup_parent: request.cgroup_parent.clone(),
-        named_contexts,
-        context,
-        all_stages: false,
-    })
-}
-
 /// A step that wants more than a sandbox gives needs the user's word.
 fn check_entitlements(plan: &Lowered, allowed: &[Entitlement]) -> Result<(), BuildError> {
     for (_, node) in plan.graph.nodes() {
@@ -436,7 +356,7 @@ fn check_entitlements(plan: &Lowered, allowed: &[Entitlement]) -> Result<(), Bui
             _ => continue,
         };
         let mut diagnostic =
-            Diagnostic::error("RB2012", format!("this step needs {missing}, which was not allowed"))
+            Diagnostic::error(codes::DENIED, format!("this step needs {missing}, which was not allowed"))
                 .help(format!("if you trust this Dockerfile, build with --allow {missing}"));
         if let Some(place) = &node.meta.place {
             diagnostic = diagnostic.at(&place.file, place.span);

@@ -5,7 +5,7 @@ use rbuild_engine::{Cause, SolveError};
 use rbuild_graph::Graph;
 use rbuild_ports::{ErrorKind, PortError};
 
-use crate::{BuildRequest, missing};
+use crate::{BuildRequest, codes, missing};
 
 /// Whose move it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,7 +23,7 @@ pub enum BuildErrorKind {
 }
 
 /// Why a build failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct BuildError {
     kind: BuildErrorKind,
@@ -67,7 +67,7 @@ impl BuildError {
         self
     }
 
-    /// Mistakes in the Dockerfile; the list must not be empty.
+    /// Mistakes in the Dockerfile.
     #[must_use]
     pub fn findings(diagnostics: Vec<Diagnostic>) -> Self {
         let message = match diagnostics.as_slice() {
@@ -88,7 +88,7 @@ impl BuildError {
     /// What a port said, where it is known which line of the Dockerfile asked.
     #[must_use]
     pub fn port(error: &PortError, place: Option<(&SourceFile, Span)>) -> Self {
-        let (kind, code) = classify(error.kind);
+        let (kind, code) = codes::classify(error.kind);
         let mut diagnostic = Diagnostic::error(code, error.message.clone());
         diagnostic.help = error.help.clone();
         if let Some((file, span)) = place {
@@ -103,10 +103,10 @@ impl BuildError {
         let place = meta.and_then(|meta| meta.place.as_ref()).map(|place| (&place.file, place.span));
         let mut out = match &error.cause {
             Cause::Cancelled => {
-                Self::new(BuildErrorKind::Cancelled, Diagnostic::error("RB2000", "cancelled"))
+                Self::new(BuildErrorKind::Cancelled, Diagnostic::error(codes::CANCELLED, "cancelled"))
             }
             Cause::Port(port) if port.kind == ErrorKind::Cancelled => {
-                Self::new(BuildErrorKind::Cancelled, Diagnostic::error("RB2000", "cancelled"))
+                Self::new(BuildErrorKind::Cancelled, Diagnostic::error(codes::CANCELLED, "cancelled"))
             }
             Cause::Port(port) => {
                 let mut out = Self::port(port, place);
@@ -119,7 +119,7 @@ impl BuildError {
                 out
             }
             Cause::Command { how, code, .. } => {
-                let mut diagnostic = Diagnostic::error("RB2001", error.to_string());
+                let mut diagnostic = Diagnostic::error(code_for(*code, how), error.to_string());
                 if let Some((file, span)) = place {
                     diagnostic = diagnostic.at(file, span);
                 }
@@ -139,6 +139,16 @@ impl From<PortError> for BuildError {
     }
 }
 
+fn code_for(code: Option<i32>, how: &str) -> &'static str {
+    match code {
+        Some(127) => codes::COMMAND_NOT_FOUND,
+        Some(126) => codes::COMMAND_NOT_EXECUTABLE,
+        Some(137) => codes::COMMAND_KILLED,
+        None if how.contains("memory") => codes::COMMAND_KILLED,
+        _ => codes::COMMAND_FAILED,
+    }
+}
+
 fn help_for(code: Option<i32>, how: &str) -> String {
     match code {
         Some(127) => "a command was not found: is it installed in this stage, and is it in PATH?".to_owned(),
@@ -151,22 +161,5 @@ fn help_for(code: Option<i32>, how: &str) -> String {
             "give the build more memory, or let the command use less".to_owned()
         }
         None => "something outside the command killed it".to_owned(),
-    }
-}
-
-/// Whose move it is, and the stable code.
-fn classify(kind: ErrorKind) -> (BuildErrorKind, &'static str) {
-    match kind {
-        ErrorKind::NotFound => (BuildErrorKind::User, "RB2010"),
-        ErrorKind::Invalid => (BuildErrorKind::User, "RB2011"),
-        ErrorKind::Denied => (BuildErrorKind::User, "RB2012"),
-        ErrorKind::Unsupported => (BuildErrorKind::Environment, "RB2013"),
-        ErrorKind::Network => (BuildErrorKind::Environment, "RB2020"),
-        ErrorKind::Auth => (BuildErrorKind::Environment, "RB2021"),
-        ErrorKind::NoSpace => (BuildErrorKind::Environment, "RB2022"),
-        ErrorKind::Io => (BuildErrorKind::Environment, "RB2023"),
-        ErrorKind::Corrupt => (BuildErrorKind::Environment, "RB2024"),
-        ErrorKind::Cancelled => (BuildErrorKind::Cancelled, "RB2000"),
-        ErrorKind::Internal => (BuildErrorKind::Internal, "RB2099"),
     }
 }

@@ -8,7 +8,7 @@ use rbuild_diag::{Diagnostic, SourceFile};
 use rbuild_lower::IgnoreFile;
 use rbuild_ports::PortError;
 
-use crate::{BuildError, BuildErrorKind, Context, DockerfileSource};
+use crate::{BuildError, BuildErrorKind, Context, DockerfileSource, codes};
 
 /// No Dockerfile is larger; protects from devices and mistakes.
 const MAX_BYTES: u64 = 64 << 20;
@@ -28,7 +28,9 @@ pub(crate) fn dockerfile(
         },
         DockerfileSource::Default => {
             let Context::Dir(dir) = context else {
-                return Err(user("RB2030", "no Dockerfile was given").with_help("name one with -f"));
+                return Err(
+                    user(codes::NO_DOCKERFILE, "no Dockerfile was given").with_help("name one with -f")
+                );
             };
             let upper = dir.join("Dockerfile");
             let first = match read(&upper) {
@@ -100,12 +102,15 @@ fn unreadable(path: &Path, error: &io::Error, context: &Context) -> BuildError {
             io::Error::new(error.kind(), error.to_string()),
         ));
     }
-    let mut out = user("RB2030", &format!("there is no Dockerfile at {}", path.display()));
+    let mut out = user(codes::NO_DOCKERFILE, &format!("there is no Dockerfile at {}", path.display()));
     if let Context::Dir(dir) = context
         && !dir.is_dir()
     {
-        return user("RB2031", &format!("the build context {} is not a directory", dir.display()))
-            .with_help("give the directory that holds the Dockerfile, often `.`");
+        return user(
+            codes::NO_CONTEXT_DIRECTORY,
+            &format!("the build context {} is not a directory", dir.display()),
+        )
+        .with_help("give the directory that holds the Dockerfile, often `.`");
     }
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let beside: Vec<String> = path

@@ -4,11 +4,14 @@
 
 mod builder;
 mod caches;
+mod codes;
 mod context_stream;
 mod error;
 mod event;
+mod frontend;
 mod history;
 mod inputs;
+mod inspect;
 mod missing;
 mod own_image;
 mod report;
@@ -20,9 +23,11 @@ mod trace;
 mod vertices;
 
 pub use builder::{Builder, OutputStreams};
+pub use codes::{CodeExplanation, explain_code, explained_codes};
 pub use context_stream::{ContextDir, ContextStream, read_context_stream};
 pub use error::{BuildError, BuildErrorKind};
 pub use event::{BuildEvent, BuildEvents, VertexId};
+pub use inspect::{CheckReport, OutlineReport, Target, TargetList};
 pub use report::Report;
 pub use request::{
     BuildRequest, Context, DockerfileSource, Entitlement, NamedContext, NamedContextSource, Secret,
@@ -36,14 +41,16 @@ pub use rbuild_cache_explain::{
 };
 pub use rbuild_cache_index::{PruneOptions, PruneReport, PrunedRow, UsageKind, UsageRow};
 pub use rbuild_cache_transfer::{CacheFrom, CacheMode, CacheOptions, CacheSpecError, CacheTo};
-pub use rbuild_diag::{Diagnostic, RenderOptions, Severity, SourceFile, render};
+pub use rbuild_diag::{Diagnostic, LineCol, RenderOptions, Severity, SourceFile, Span, nearest, render};
 pub use rbuild_digest::Digest;
 pub use rbuild_engine::Why;
 pub use rbuild_export::{
     Annotation, EngineAccess, Exported, OutputError, OutputReport, OutputSpec, write_file,
 };
 pub use rbuild_graph::{HostIp, NetMode, Ulimit, dot, dump};
-pub use rbuild_lower::{Lowered, NoCache, StageOutline, StagePlan};
+pub use rbuild_lower::{
+    Lowered, NoCache, Outline, OutlineArg, OutlineMount, Rule, StageOutline, StagePlan, rule,
+};
 pub use rbuild_oci::calendar::date_time;
 pub use rbuild_oci::{Descriptor, ImageConfig, Platform, Reference};
 pub use rbuild_ports::{CancelToken, ErrorKind, ImageRecord, PortError, SecretBytes, Stream, Timestamp};

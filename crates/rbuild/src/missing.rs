@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     fn finding(dir: &Path, missing: &str, ignore: &str) -> Diagnostic {
-        let mut finding = Diagnostic::error("RB2010", "not found");
+        let mut finding = Diagnostic::error(crate::codes::NOT_FOUND, "not found");
         let ignore = IgnoreFile::parse(ignore).ok().map(|file| (".dockerignore".to_owned(), file));
         in_directory(&mut finding, dir, missing, ignore.as_ref());
         finding

@@ -14,10 +14,24 @@ use rbuild_ports::{
 
 use crate::own_image::{OwnImage, own_image};
 use crate::vertices::Vertices;
-use crate::{BuildError, BuildErrorKind};
+use crate::{BuildError, BuildErrorKind, codes};
 
 /// Lowering asks again for the triggers of images it learned of; more rounds than this are a loop.
 const MAX_ROUNDS: usize = 20;
+
+/// Why a file was not lowered.
+pub(crate) enum Unlowered {
+    /// It is wrong; findings of the lint are among them.
+    Mistakes(Vec<Diagnostic>),
+    /// An image cannot be found out, or the like.
+    Other(BuildError),
+}
+
+impl From<BuildError> for Unlowered {
+    fn from(error: BuildError) -> Self {
+        Self::Other(error)
+    }
+}
 
 /// What several platforms of one build share.
 pub(crate) struct Resolver<'a> {
@@ -36,24 +50,22 @@ impl Resolver<'_> {
         file: &Dockerfile,
         source: &SourceFile,
         options: &LowerOptions,
-    ) -> Result<Box<Lowered>, BuildError> {
+    ) -> Result<Box<Lowered>, Unlowered> {
         let mut facts = Facts::default();
         for _ in 0..MAX_ROUNDS {
-            self.cancel.check()?;
-            match lower(file, source, options, &facts).map_err(BuildError::findings)? {
+            self.cancel.check().map_err(BuildError::from)?;
+            match lower(file, source, options, &facts).map_err(Unlowered::Mistakes)? {
                 Outcome::Done(lowered) => return Ok(lowered),
                 Outcome::Need(needs) => {
                     if let Some(git) = needs.git.first() {
-                        return Err(no_git(git));
+                        return Err(no_git(git).into());
                     }
                     self.images(&needs.images, &mut facts)?;
                 }
             }
         }
-        Err(BuildError::new(
-            BuildErrorKind::Internal,
-            Diagnostic::error("RB2099", "the images of this Dockerfile keep asking for more images"),
-        ))
+        let message = "the images of this Dockerfile keep asking for more images";
+        Err(BuildError::new(BuildErrorKind::Internal, Diagnostic::error(codes::INTERNAL, message)).into())
     }
 
     fn images(&self, needs: &[Need<ImageQuery>], facts: &mut Facts) -> Result<(), BuildError> {
@@ -88,6 +100,9 @@ impl Resolver<'_> {
         let result = self.resolve(&request, &need.query);
         task.finish(result).map_err(|error| {
             let mut out = BuildError::port(&error, need.place.as_ref().map(|(file, span)| (file, *span)));
+            if let Some(first) = out.diagnostics.first_mut().filter(|first| first.code == codes::NOT_FOUND) {
+                first.code = codes::IMAGE_NOT_FOUND;
+            }
             if let (Some(similar), Some(first)) = (&need.similar, out.diagnostics.first_mut()) {
                 first.notes.push(format!("there is a stage {similar:?}: did you mean it?"));
             }
@@ -144,7 +159,7 @@ fn request(query: &ImageQuery) -> (ImageRequest, String) {
 
 fn no_git(need: &Need<rbuild_lower::GitQuery>) -> BuildError {
     let mut diagnostic = Diagnostic::error(
-        "RB2040",
+        codes::NO_GIT,
         format!("cannot fetch {}: git sources are not supported yet", need.query),
     )
     .help("clone the repository first, and pass the directory as context or with --build-context");

@@ -49,6 +49,23 @@ codes! {
     NO_CACHE_STAGE = "RB1137", "a stage to build without the cache does not exist (a warning)";
 }
 
+/// Errors that are about one instruction and nothing else.
+pub(crate) const LOCAL: &[&str] = &[
+    VARIABLE_IN_FROM,
+    MOUNT,
+    MOUNT_TARGET,
+    NETWORK,
+    SECURITY,
+    DEVICE,
+    MODE,
+    REMOTE_COPY,
+    CHECKSUM,
+    PORT,
+    VOLUME,
+    SIGNAL,
+    HEALTHCHECK,
+];
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -14,6 +14,7 @@ use crate::env::Env;
 use crate::fault::Fault;
 use crate::ignore::Ignored;
 use crate::lint::{Lint, Rule};
+use crate::outline::Capture;
 use crate::sources::Contexts;
 use crate::{Facts, LowerOptions, Needs};
 
@@ -42,6 +43,7 @@ pub(crate) struct Ctx<'a> {
     pub(crate) needs: Needs,
     pub(crate) contexts: Contexts,
     pub(crate) ignored: Ignored,
+    pub(crate) outline: Capture,
 }
 
 /// An instruction and the text it stands in.
@@ -96,6 +98,7 @@ impl<'a> Ctx<'a> {
             needs: Needs::default(),
             contexts: Contexts::new(options),
             ignored: Ignored::default(),
+            outline: Capture::default(),
         }
     }
 

@@ -115,8 +115,10 @@ pub(crate) fn plan_platform(
     at: At<'_>,
     word: &Spanned<String>,
     stage: Option<&str>,
+    index: usize,
 ) -> Option<Platform> {
     let expanded = expand_from(ctx, at, word)?;
+    ctx.outline.uses(index, &expanded.used);
     if expanded.used == ["TARGETPLATFORM"]
         && expanded.unmatched.is_empty()
         && ctx.globals.get("TARGETPLATFORM") == Some(&expanded.value)

@@ -19,6 +19,7 @@ mod instr;
 mod lint;
 mod onbuild;
 mod options;
+mod outline;
 mod paths;
 mod sources;
 mod stage;
@@ -42,8 +43,9 @@ use stages::{Base, Plan};
 pub use codes::CODES;
 pub use dump::{dump, dump_outcome};
 pub use facts::{Facts, GitFacts, GitQuery, ImageFacts, ImageOrigin, ImageQuery, Need, Needs};
-pub use lint::{RULES, Rule, apply_check};
+pub use lint::{RULES, Rule, merge_checks, rule};
 pub use options::{IgnoreFile, LowerOptions, MainContext, NamedContext, NamedContextValue, NoCache};
+pub use outline::{Outline, OutlineArg, OutlineMount, description};
 
 /// The result of a call to `lower`.
 #[derive(Clone, Debug)]
@@ -82,6 +84,8 @@ pub struct Lowered {
     pub scan_context: Option<Edge>,
     /// Stages other than the target that are to be scanned, by name.
     pub scan_stages: Vec<(String, Edge)>,
+    /// What it takes from outside.
+    pub outline: Outline,
 }
 
 /// The stages of a file and what the target needs of them.
@@ -163,20 +167,11 @@ fn lower_stages(ctx: &mut Ctx<'_>, plan: &Plan<'_>) -> Stages {
 /// fetched, and git references are asked for together with the images.
 fn foresee(ctx: &Ctx<'_>) -> Result<Outcome, Vec<Diagnostic>> {
     let mut needs = ctx.needs.clone();
-    let mut assumed = ctx.facts.clone();
-    for need in &needs.images {
-        assumed.images.insert(need.query.clone(), plain_image(&need.query.platform));
-    }
+    let assumed = assume(ctx.facts, &needs);
     let mut ahead = Ctx::new(ctx.parsed, ctx.source, ctx.options, &assumed);
     if let Some(plan) = prepare(&mut ahead) {
         lower_stages(&mut ahead, &plan);
     }
-    // What depends on a variable, or on the working directory, may depend on the image.
-    let certain = |place: &Option<(SourceFile, Span)>| {
-        place
-            .as_ref()
-            .is_some_and(|(file, span)| file.text().get(span.range()).is_some_and(|text| !text.contains('$')))
-    };
     ahead.errors.retain(|error| error.code != codes::NO_MOUNT_TARGET && certain(&error.place));
     if !ahead.errors.is_empty() {
         return Err(in_order(ctx.source, ahead.errors));
@@ -187,6 +182,57 @@ fn foresee(ctx: &Ctx<'_>) -> Result<Outcome, Vec<Diagnostic>> {
         }
     }
     Ok(Outcome::Need(needs))
+}
+
+/// What depends on a variable, or on the working directory, may depend on the image.
+fn certain(place: &Option<(SourceFile, Span)>) -> bool {
+    let text = place.as_ref().and_then(|(file, span)| file.text().get(span.range()));
+    text.is_some_and(|text| !text.contains('$'))
+}
+
+/// The facts, and plain images where there are none.
+fn assume(facts: &Facts, needs: &Needs) -> Facts {
+    let mut assumed = facts.clone();
+    for need in &needs.images {
+        assumed.images.insert(need.query.clone(), plain_image(&need.query.platform));
+    }
+    assumed
+}
+
+/// Mistakes in single instructions of a file that cannot be lowered because the parser found others: whatever the
+/// broken lines were meant to say, these are wrong.
+#[must_use]
+pub fn local_mistakes(parsed: &Dockerfile, source: &SourceFile, options: &LowerOptions) -> Vec<Diagnostic> {
+    let options = LowerOptions { all_stages: true, ..options.clone() };
+    let facts = Facts::default();
+    let mut first = Ctx::new(parsed, source, &options, &facts);
+    if let Some(mut plan) = stages::plan(&mut first) {
+        require_bases(&mut first, &mut plan);
+    }
+    let assumed = assume(&facts, &first.needs);
+    let mut ctx = Ctx::new(parsed, source, &options, &assumed);
+    let Some(mut plan) = stages::plan(&mut ctx) else { return vec![] };
+    require_bases(&mut ctx, &mut plan);
+    lower_stages(&mut ctx, &plan);
+    ctx.errors.retain(|error| {
+        let sure = error.code == codes::VARIABLE_IN_FROM || certain(&error.place);
+        sure && codes::LOCAL.contains(&error.code)
+    });
+    let mut errors = in_order(source, ctx.errors);
+    // What planning found, lowering found again.
+    errors.dedup();
+    errors
+}
+
+/// What the lint finds without any knowledge of images: for a file that cannot be lowered.
+#[must_use]
+pub fn lint_stages(parsed: &Dockerfile, source: &SourceFile, options: &LowerOptions) -> Vec<Diagnostic> {
+    let facts = Facts::default();
+    let mut ctx = Ctx::new(parsed, source, options, &facts);
+    let _ = stages::plan(&mut ctx);
+    let (mut findings, _) = ctx.lint.finish();
+    findings.append(&mut ctx.warnings);
+    in_order(source, findings)
 }
 
 fn plain_image(platform: &Platform) -> ImageFacts {
@@ -243,7 +289,8 @@ fn finish(mut ctx: Ctx<'_>, plan: &Plan<'_>, stages: &Stages) -> Result<Outcome,
     let (scan_context, scans) = scans(&mut ctx, plan, stages);
     let mut wanted = vec![target.rootfs];
     wanted.extend(scans.iter().map(|(_, edge)| Some(*edge)));
-    let outline = plan.outline(&ctx);
+    let stage_plan = plan.outline(&ctx);
+    let outline = ctx.outline.finish(plan);
     let mut config = stages.config_of(plan.target);
     finish_config(&ctx, &mut config);
     let uses_context = ctx.contexts.main().is_some_and(|edge| ctx.draft.needs(&wanted, edge));
@@ -266,7 +313,8 @@ fn finish(mut ctx: Ctx<'_>, plan: &Plan<'_>, stages: &Stages) -> Result<Outcome,
         graph,
         config,
         base_config: target.base_config.as_deref().cloned(),
-        plan: outline,
+        plan: stage_plan,
+        outline,
         warnings: in_order(ctx.source, warnings),
         platform: target.platform.clone(),
         uses_context,

@@ -220,7 +220,8 @@ fn check_comment(comment: &str) -> Option<Config> {
 }
 
 fn violation(config: &Config, findings: &[Diagnostic]) -> Option<Diagnostic> {
-    let codes: BTreeSet<&str> = findings.iter().map(|finding| finding.code).collect();
+    let rules = findings.iter().filter(|finding| rule(finding.code).is_some());
+    let codes: BTreeSet<&str> = rules.map(|finding| finding.code).collect();
     if !config.error || codes.is_empty() {
         return None;
     }
@@ -232,33 +233,42 @@ fn violation(config: &Config, findings: &[Diagnostic]) -> Option<Diagnostic> {
     )
 }
 
-/// Applies the file's check configuration to findings that were made elsewhere (by the parser): keeps those whose
-/// rule is on. Diagnostics that are no findings of a rule are kept.
+/// The rule of that name.
+#[must_use]
+pub fn rule(name: &str) -> Option<Rule> {
+    RULES.iter().find(|rule| rule.name == name).copied()
+}
+
+/// Joins what the parser found, which knows no configuration, with what lowering found: findings whose rule is off
+/// are left out; what is no finding of a rule is kept.
 ///
 /// # Errors
-/// If some are kept and the configuration has `error=true`: what was kept, and the error last.
-pub fn apply_check(
+/// If the configuration has `error=true` and something was found: everything, and the error.
+pub fn merge_checks(
     parsed: &Dockerfile,
     source: &SourceFile,
     options: &LowerOptions,
-    findings: Vec<Diagnostic>,
+    found: Vec<Diagnostic>,
+    lowered: Vec<Diagnostic>,
 ) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
     let (config, _) = config(parsed, source, options);
-    let rule = |finding: &Diagnostic| RULES.iter().find(|rule| rule.name == finding.code).copied();
     let comments = |finding: &Diagnostic| -> &[Spanned<String>] {
         let Some((_, span)) = &finding.place else { return &[] };
         let at = parsed.instructions.partition_point(|instruction| instruction.span.end <= span.start);
         parsed.instructions.get(at).map_or(&[], |instruction| &instruction.comments)
     };
     let lint = Lint::new(config.clone());
-    let kept: Vec<Diagnostic> = findings
-        .into_iter()
-        .filter(|finding| rule(finding).is_none_or(|rule| lint.allows(rule, comments(finding))))
-        .collect();
-    let of_rules: Vec<Diagnostic> = kept.iter().filter(|finding| rule(finding).is_some()).cloned().collect();
-    match violation(&config, &of_rules) {
-        Some(error) => Err(kept.into_iter().chain([error]).collect()),
-        None => Ok(kept),
+    let on =
+        |finding: &Diagnostic| rule(finding.code).is_none_or(|rule| lint.allows(rule, comments(finding)));
+    let mut all: Vec<Diagnostic> = found.into_iter().filter(on).collect();
+    // It named the rules of one side only.
+    all.extend(lowered.into_iter().filter(|it| it.code != codes::CHECK_FAILED));
+    match violation(&config, &all) {
+        Some(error) => {
+            all.push(error);
+            Err(all)
+        }
+        None => Ok(all),
     }
 }
 

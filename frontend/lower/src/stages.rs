@@ -12,6 +12,7 @@ use crate::ctx::{At, Ctx};
 use crate::fault::Fault;
 use crate::from::{check_base_name, check_default_args, expand_from, plan_platform};
 use crate::onbuild::Trigger;
+use crate::outline::{Capture, description};
 use crate::uses::{counts_as_source, find_cycle, find_uses};
 use crate::{NoCache, StageOutline, StagePlan, args, lint};
 
@@ -78,7 +79,10 @@ pub(crate) fn plan<'a>(ctx: &mut Ctx<'a>) -> Option<Plan<'a>> {
     check_default_args(ctx, &globals, &parts);
     let start = ctx.globals.clone();
     match args::declared(ctx, &start, &globals, true) {
-        Ok((env, all)) => (ctx.globals, ctx.global_args) = (env, all),
+        Ok((env, all)) => {
+            (ctx.globals, ctx.global_args) = (env, all);
+            Capture::globals(ctx, &globals);
+        }
         Err(faults) => faults.into_iter().for_each(|fault| ctx.fail(fault)),
     }
     args::resolve_epoch(ctx);
@@ -147,7 +151,9 @@ fn plan_stage<'a>(
     let name = from.name.as_ref().map(|name| name.value.to_lowercase());
     let base = expand_from(ctx, at, &from.base).unwrap_or_default();
     let base_text = base.value;
-    let platform = from.platform.as_ref().and_then(|word| plan_platform(ctx, at, word, name.as_deref()));
+    ctx.outline.uses(index, &base.used);
+    let platform =
+        from.platform.as_ref().and_then(|word| plan_platform(ctx, at, word, name.as_deref(), index));
     let wanted = platform.clone().unwrap_or_else(|| ctx.options.platform.clone());
     let replaced = name.as_deref().and_then(|name| ctx.named_context(name, &wanted));
     let base = match by_name.get(&base_text) {
@@ -263,7 +269,7 @@ impl Plan<'_> {
             StageOutline {
                 name: stage.label.clone(),
                 named: stage.name.is_some(),
-                description: description(stage),
+                description: description(&stage.from.comments, stage.name.as_deref().unwrap_or_default()),
                 base: stage.base_text.clone(),
                 platform: stage.platform.clone(),
                 needed: stage.needed,
@@ -273,14 +279,5 @@ impl Plan<'_> {
             }
         });
         StagePlan { stages: stages.collect(), target: self.target, global_args: ctx.global_args.clone() }
-    }
-}
-
-/// `# name text` above `FROM … AS name` describes the stage.
-fn description(stage: &Stage<'_>) -> String {
-    let (Some(name), Some(comment)) = (&stage.name, stage.from.comments.last()) else { return String::new() };
-    match comment.value.split_once(' ') {
-        Some((first, rest)) if first.eq_ignore_ascii_case(name) => rest.trim().to_owned(),
-        _ => String::new(),
     }
 }

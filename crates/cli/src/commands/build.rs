@@ -6,26 +6,37 @@ use std::sync::Mutex;
 
 use rbuild::{BuildError, Builder, CancelToken, Diagnostic, OutputStreams, Report, write_file};
 
-use crate::args::{BuildArgs, Cli, ProgressMode};
-use crate::error::{Failure, show};
+use crate::args::{BuildArgs, Cli, MessageFormat, ProgressMode};
+use crate::commands::call;
+use crate::error::Failure;
 use crate::render::{Display, eprint, explain, print};
-use crate::{environment, request, signals};
+use crate::{environment, messages, request, signals};
 
-/// Builds.
+/// Builds, or does what `--call` says instead.
 pub(crate) fn run(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
+    messages::use_format(args.format);
+    match call::method(args)? {
+        Some(method) => call::run(cli, args, method),
+        None => build(cli, args),
+    }
+}
+
+fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let store = environment::open_store(cli)?;
     let prepared = request::build(args, store.root())?;
     let builder = Builder::new(store)?;
     let cancel = CancelToken::new();
     signals::cancel_on_signals(&cancel);
-    let display = Display::start(if args.quiet { ProgressMode::Quiet } else { args.source.progress });
+    let display = Display::start(progress(args));
     let stdout: Option<Mutex<std::io::Stdout>> =
         (!std::io::stdout().is_terminal()).then(|| Mutex::new(std::io::stdout()));
     let streams = OutputStreams { stdout: stdout.as_ref().map(|stdout| stdout as _) };
     let result = builder.build(&prepared.request, &streams, display.clone(), &cancel);
     let findings = display.finish();
     if !silent(args) && args.source.progress != ProgressMode::Rawjson {
-        findings.iter().filter(|finding| !said_by_error(finding, &result)).for_each(show);
+        let said: Vec<&Diagnostic> =
+            findings.iter().filter(|finding| !said_by_error(finding, &result)).collect();
+        messages::show_findings(&said);
     }
     drop(prepared.temporary);
     let report = result?;
@@ -39,9 +50,16 @@ pub(crate) fn run(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
         print(&digest.to_string());
     }
     if prepared.request.outputs.is_empty() && prepared.request.tags.is_empty() && !silent(args) {
-        eprint("note: without -t or -o the result stays in the cache only; -t NAME keeps it as an image");
+        messages::note("without -t or -o the result stays in the cache only; -t NAME keeps it as an image");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Lines of progress among JSON would be no JSON: they are shown only when they are asked for.
+pub(crate) fn progress(args: &BuildArgs) -> ProgressMode {
+    let quiet =
+        args.quiet || (args.format == MessageFormat::Json && args.source.progress == ProgressMode::Auto);
+    if quiet { ProgressMode::Quiet } else { args.source.progress }
 }
 
 fn silent(args: &BuildArgs) -> bool {

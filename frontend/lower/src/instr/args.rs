@@ -7,6 +7,7 @@ use crate::ctx::{At, Ctx};
 use crate::env::set_in_config;
 use crate::fault::Fault;
 use crate::lint;
+use crate::outline::{OutlineArg, description};
 use crate::stage::Run;
 
 /// `ENV`: all values see the variables from before the instruction.
@@ -63,11 +64,21 @@ pub(crate) fn arg(
     for declaration in declarations {
         let name = &declaration.name.value;
         check_secret(ctx, at, "ARG", name, declaration.name.span);
+        let inherited = !ctx.build_args.contains_key(name)
+            && declaration.default.is_none()
+            && ctx.globals.get(name).is_some();
         let value = match (ctx.build_args.get(name), &declaration.default) {
             (Some(value), _) => Some(value.clone()),
             (None, Some(default)) => Some(run.expand(ctx, at, default)?),
             (None, None) => ctx.globals.get(name).map(str::to_owned),
         };
+        let own = (!inherited).then(|| OutlineArg {
+            name: name.clone(),
+            value: value.clone().unwrap_or_default(),
+            description: description(&at.instruction.comments, name),
+            span: ctx.place(at).span,
+        });
+        ctx.outline.arg(run.index, name, own);
         shown.push(match &value {
             Some(value) => format!("{name}={value}"),
             None => name.clone(),

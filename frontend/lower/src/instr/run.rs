@@ -13,6 +13,7 @@ use crate::codes;
 use crate::ctx::{At, Ctx};
 use crate::fault::Fault;
 use crate::image::shell;
+use crate::outline::OutlineMount;
 use crate::paths;
 use crate::stage::{Run, Stages, uppercase_keyword};
 use crate::stages::Plan;
@@ -40,6 +41,7 @@ pub(crate) fn lower(
             .note("it is part of the labs channel of the Dockerfile syntax only"));
     }
     let mounts = read_mounts(ctx, run, at, instr)?;
+    note_outline(ctx, run, at, &mounts);
     let mut sources = Vec::with_capacity(mounts.len() + 2);
     let (words, shown) = command(ctx, run, instr, &at.instruction.original, &mut sources);
     for mount in &mounts {
@@ -78,6 +80,24 @@ fn read_mounts(
         }
     }
     if out.len() == instr.mounts.len() { Ok(out) } else { Err(Fault::Known) }
+}
+
+/// Secrets and ssh agents are part of the outline.
+fn note_outline(ctx: &mut Ctx<'_>, run: &Run<'_>, at: At<'_>, mounts: &[MountSpec]) {
+    let span = ctx.place(at).span;
+    for mount in mounts {
+        let required = mount.required;
+        match mount.kind {
+            Kind::Secret => {
+                ctx.outline.secret(run.index, OutlineMount { name: secret_id(mount), required, span });
+            }
+            Kind::Ssh => {
+                let name = if mount.id.is_empty() { "default".to_owned() } else { mount.id.clone() };
+                ctx.outline.ssh(run.index, OutlineMount { name, required, span });
+            }
+            Kind::Bind | Kind::Cache | Kind::Tmpfs => {}
+        }
+    }
 }
 
 fn network(ctx: &Ctx<'_>, at: At<'_>, word: Option<&Spanned<String>>) -> Result<NetMode, Fault> {

@@ -5,14 +5,15 @@ use rbuild_dockerfile::parse;
 
 use super::inputs;
 use crate::dump::line;
-use crate::{RULES, apply_check, plan_stages};
+use crate::{RULES, lint_stages, local_mistakes, merge_checks, plan_stages};
 
 fn filtered(text: &str, inputs: &str) -> Result<Vec<String>, Vec<String>> {
     let source = SourceFile::new("Dockerfile", text);
     let parsed = parse(&source);
     let lines =
         |all: Vec<rbuild_diag::Diagnostic>| all.iter().map(|it| it.code.to_owned()).collect::<Vec<_>>();
-    apply_check(&parsed.file, &source, &inputs::options(inputs), parsed.diagnostics).map(lines).map_err(lines)
+    let options = inputs::options(inputs);
+    merge_checks(&parsed.file, &source, &options, parsed.diagnostics, vec![]).map(lines).map_err(lines)
 }
 
 #[test]
@@ -30,6 +31,33 @@ fn findings_of_the_parser_are_filtered() {
     let experimental = "arg BUILDKIT_DOCKERFILE_CHECK=experimental=all";
     let found = filtered("# no description\nFROM busybox AS a\n", experimental).unwrap();
     assert_eq!(found, ["InvalidDefinitionDescription"]);
+}
+
+#[test]
+fn a_violation_names_the_rules_of_both_sides() {
+    let text = "# check=error=true\nFROM scratch as a\nWORKDIR rel\n";
+    let source = SourceFile::new("Dockerfile", text);
+    let parsed = parse(&source);
+    let options = inputs::options("");
+    let lowered = crate::lower(&parsed.file, &source, &options, &crate::Facts::default()).unwrap_err();
+    let all = merge_checks(&parsed.file, &source, &options, parsed.diagnostics, lowered).unwrap_err();
+    let shown: Vec<String> = all.iter().map(line).collect();
+    assert_eq!(shown.len(), 3, "{shown:#?}");
+    assert!(shown[2].contains("build checks failed: FromAsCasing, WorkdirRelativePath"), "{shown:#?}");
+}
+
+#[test]
+fn what_is_wrong_for_sure_is_found_in_broken_files() {
+    let text = "FROM $NOPE AS Base\nRUN --mount=type=cash true\nCPOY a b\nCOPY --from=$x a b\nSTOPSIGNAL $S\nEXPOSE x\n";
+    let source = SourceFile::new("Dockerfile", text.replace("$NOPE", "busybox"));
+    let parsed = parse(&source);
+    let found = local_mistakes(&parsed.file, &source, &inputs::options(""));
+    let codes: Vec<&str> = found.iter().map(|it| it.code).collect();
+    assert_eq!(codes, ["RB1113", "RB1111", "RB1124"], "{found:#?}");
+    let source = SourceFile::new("Dockerfile", text);
+    let found = lint_stages(&parse(&source).file, &source, &inputs::options(""));
+    let codes: Vec<&str> = found.iter().map(|it| it.code).collect();
+    assert_eq!(codes, ["InvalidDefaultArgInFrom", "UndefinedArgInFrom"], "{found:#?}");
 }
 
 #[test]

@@ -1,0 +1,183 @@
+//! From a request to a parsed Dockerfile and what is asked of it, and from there to plans: with everything that was found wrong or
+//! doubtful on the way, in one list. Runs nothing.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rbuild_diag::{Diagnostic, Severity, SourceFile};
+use rbuild_dockerfile::{Dockerfile, Parsed};
+use rbuild_engine::Ports;
+use rbuild_lower::{LowerOptions, Lowered, MainContext, NamedContextValue};
+use rbuild_oci::Platform;
+use rbuild_ports::{CancelToken, LayerId};
+
+use crate::resolve::{Resolver, Unlowered};
+use crate::vertices::Vertices;
+use crate::{BuildError, BuildRequest, Context, NamedContextSource, inputs};
+
+/// A Dockerfile that was read, and how it is to be lowered, once a platform.
+pub(crate) struct Frontend {
+    pub(crate) source: SourceFile,
+    /// Where it lies, if it is a file.
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) file: Dockerfile,
+    /// What the parser found; lint rules are not filtered yet.
+    found: Vec<Diagnostic>,
+    pub(crate) options: Vec<LowerOptions>,
+}
+
+/// What is to be solved, and what layers of own images are called.
+pub(crate) struct Lowereds {
+    pub(crate) plans: Vec<Lowered>,
+    pub(crate) aliases: std::collections::HashMap<LayerId, LayerId>,
+    /// Findings, in the order of the file.
+    pub(crate) findings: Vec<Diagnostic>,
+}
+
+/// Why there are no plans.
+pub(crate) struct Unplanned {
+    pub(crate) error: Box<BuildError>,
+    /// What the lint found besides.
+    pub(crate) findings: Vec<Diagnostic>,
+}
+
+impl Frontend {
+    /// Reads the Dockerfile and the ignore files.
+    pub(crate) fn read(request: &BuildRequest, vertices: &Arc<Vertices>) -> Result<Self, BuildError> {
+        let task = vertices.task("[internal] load build definition");
+        let (source, path) = task.finish(inputs::dockerfile(&request.dockerfile, &request.context))?;
+        let Parsed { file, diagnostics } = rbuild_dockerfile::parse(&source);
+        let context = match &request.context {
+            Context::Dir(dir) => MainContext::Local(inputs::ignore_file(dir, path.as_deref())?),
+            Context::None => MainContext::None,
+        };
+        let host = [Platform::host()];
+        let platforms = if request.platforms.is_empty() { host.as_slice() } else { &request.platforms };
+        let options = platforms
+            .iter()
+            .map(|platform| lower_options(request, platform, platforms.len() > 1, context.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { source, path, file, found: diagnostics, options })
+    }
+
+    /// Whether the parser found errors.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.found.iter().any(|found| found.severity == Severity::Error)
+    }
+
+    /// Lowers for every platform.
+    pub(crate) fn plan(
+        &self,
+        request: &BuildRequest,
+        ports: &Ports,
+        vertices: &Arc<Vertices>,
+        cancel: &CancelToken,
+    ) -> Result<Lowereds, Unplanned> {
+        if self.is_broken() {
+            return Err(self.mistakes(vec![]));
+        }
+        let resolver = Resolver { ports, vertices, pull: request.pull, cancel, aliases: Mutex::default() };
+        let mut plans: Vec<Lowered> = Vec::with_capacity(self.options.len());
+        let mut findings: Vec<Diagnostic> = vec![];
+        for options in &self.options {
+            let lowered = resolver.lower(&self.file, &self.source, options);
+            match lowered {
+                Ok(lowered) => {
+                    // The same line is found once a platform.
+                    for warning in &lowered.warnings {
+                        if !findings.contains(warning) {
+                            findings.push(warning.clone());
+                        }
+                    }
+                    plans.push(*lowered);
+                }
+                Err(Unlowered::Mistakes(mistakes)) => return Err(self.mistakes(mistakes)),
+                Err(Unlowered::Other(error)) => {
+                    let known = rbuild_lower::lint_stages(&self.file, &self.source, options);
+                    let findings = self.with_checks(known).unwrap_or_else(|both| both);
+                    let findings = findings.into_iter().filter(is_warning).collect();
+                    return Err(Unplanned { error: Box::new(error), findings });
+                }
+            }
+        }
+        let findings = self.with_checks(findings).map_err(|all| self.split(all))?;
+        let aliases = resolver.aliases.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Lowereds { plans, aliases, findings })
+    }
+
+    /// Everything that is wrong with the file, given what lowering found.
+    pub(crate) fn mistakes(&self, mut known: Vec<Diagnostic>) -> Unplanned {
+        if let Some(options) = self.options.first().filter(|_| self.is_broken()) {
+            known.extend(rbuild_lower::local_mistakes(&self.file, &self.source, options));
+        }
+        let all = self.with_checks(known).unwrap_or_else(|all| all);
+        self.split(all)
+    }
+
+    /// What the parser found and what lowering found, as the checks are configured. `Err` when the findings are errors.
+    fn with_checks(&self, lowered: Vec<Diagnostic>) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
+        let Some(options) = self.options.first() else { return Ok(lowered) };
+        // The check configuration is the file's; it is the same for all platforms.
+        let merged =
+            rbuild_lower::merge_checks(&self.file, &self.source, options, self.found.clone(), lowered);
+        let sorted = |mut all: Vec<Diagnostic>| {
+            rbuild_lower::sort_by_place(&self.source, &mut all);
+            all
+        };
+        merged.map(sorted).map_err(sorted)
+    }
+
+    fn split(&self, all: Vec<Diagnostic>) -> Unplanned {
+        let (findings, errors) = all.into_iter().partition(is_warning);
+        Unplanned { error: Box::new(BuildError::findings(errors)), findings }
+    }
+}
+
+fn is_warning(diagnostic: &Diagnostic) -> bool {
+    diagnostic.severity == Severity::Warning
+}
+
+fn lower_options(
+    request: &BuildRequest,
+    platform: &Platform,
+    several: bool,
+    context: MainContext,
+) -> Result<LowerOptions, BuildError> {
+    let mut named_contexts = Vec::with_capacity(request.named_contexts.len());
+    for named in &request.named_contexts {
+        let value = match &named.value {
+            NamedContextSource::Image(reference) => NamedContextValue::Image(reference.clone()),
+            NamedContextSource::OciLayout { path, reference } => NamedContextValue::OciLayout {
+                path: path.to_string_lossy().into_owned(),
+                reference: reference.clone(),
+            },
+            NamedContextSource::Dir(dir) => NamedContextValue::Local(inputs::context_ignore_file(dir)?),
+            NamedContextSource::Git(url) => NamedContextValue::Git(url.clone()),
+            NamedContextSource::Http(url) => NamedContextValue::Http(url.clone()),
+        };
+        named_contexts.push(rbuild_lower::NamedContext {
+            name: named.name.clone(),
+            platform: named.platform.clone(),
+            value,
+        });
+    }
+    Ok(LowerOptions {
+        target: request.target.clone(),
+        build_args: request.build_args.clone(),
+        labels: request.labels.clone(),
+        platform: platform.clone(),
+        build_platform: Platform::host(),
+        implicit_platform: request.platforms.is_empty(),
+        multi_platform: several,
+        no_cache: request.no_cache.clone(),
+        network: request.network,
+        extra_hosts: request.extra_hosts.clone(),
+        hostname: String::new(),
+        shm_size: request.shm_size,
+        ulimits: request.ulimits.clone(),
+        cgroup_parent: request.cgroup_parent.clone(),
+        named_contexts,
+        context,
+        all_stages: false,
+    })
+}
