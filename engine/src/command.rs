@@ -24,7 +24,7 @@ pub enum Command {
         /// Position of the input.
         input: usize,
     },
-    /// Run the step and save its results: `Ran`, or `Lost`.
+    /// Run the step and save its results: `Ran`, `Joined`, or `Lost`.
     Run {
         /// The step.
         step: NodeId,
@@ -32,6 +32,8 @@ pub enum Command {
         queries: Vec<KeyQuery>,
         /// Why it runs.
         why: Why,
+        /// The result of another build that does the same at the same time would do.
+        join: bool,
     },
 }
 
@@ -61,6 +63,13 @@ pub enum Reply {
         /// The step.
         step: NodeId,
         /// The key of each wanted output (several for sources).
+        keys: Vec<Vec<KeyId>>,
+    },
+    /// Another build ran it meanwhile, and its result is taken.
+    Joined {
+        /// The step.
+        step: NodeId,
+        /// The keys of each wanted output.
         keys: Vec<Vec<KeyId>>,
     },
     /// The command could not be performed, since the result of another step is not there any more.

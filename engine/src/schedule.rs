@@ -167,6 +167,7 @@ impl Scheduler {
             Reply::Probed { step, keys, hit } => self.with(step, |this, i| this.on_probed(i, keys, hit)),
             Reply::Hashed { step, input, key } => self.with(step, |this, i| this.on_hashed(i, input, key)),
             Reply::Ran { step, keys } => self.with(step, |this, i| this.on_ran(i, keys)),
+            Reply::Joined { step, keys } => self.with(step, |this, i| this.on_joined(i, keys)),
             Reply::Lost { step, input, lost } => self.with(step, |this, i| this.on_lost(i, input, lost)),
             Reply::Failed { step } => self.with(step, |this, i| {
                 this.leave_running(i);
@@ -418,8 +419,10 @@ impl Scheduler {
             self.busy += 1;
         }
         let queries = self.queries(i, false);
+        let fresh = self.steps[i].spec.ignore_cache
+            || self.input_steps(i).iter().any(|input| self.steps[*input].fresh);
         self.set(i, StepState::Running(why));
-        out.push(Command::Run { step: self.steps[i].spec.node, queries, why });
+        out.push(Command::Run { step: self.steps[i].spec.node, queries, why, join: !fresh });
     }
 
     fn leave_running(&mut self, i: usize) {
@@ -464,6 +467,14 @@ impl Scheduler {
         self.steps[i].keys = keys;
         self.steps[i].fresh = self.steps[i].spec.ignore_cache
             || self.input_steps(i).iter().any(|input| self.steps[*input].fresh);
+        self.set(i, StepState::Done);
+    }
+
+    fn on_joined(&mut self, i: usize, keys: Vec<Vec<KeyId>>) {
+        self.leave_running(i);
+        self.steps[i].keys = keys;
+        // Others may have gone on from it.
+        self.steps[i].new_key = false;
         self.set(i, StepState::Done);
     }
 

@@ -95,7 +95,7 @@ impl Build<'_> {
                 let content = self.content[from].clone().expect("the input has a result");
                 Reply::Hashed { step, input, key: KeyId::root(&Digest::of(format!("content {content}"))) }
             }
-            Command::Run { step, queries, why } => {
+            Command::Run { step, queries, why, .. } => {
                 let i = step.index();
                 self.runs.push(i);
                 let this = &self.steps[i];

@@ -4,10 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_cache_key::CacheMap;
+use rbuild_digest::Digest;
 use rbuild_graph::{Edge, Graph, NodeId, Op, SourceOp};
 use rbuild_ports::{
-    BlobStore, CacheIndex, CancelToken, Clock, ErrorKind, Executor, KeyId, KeyQuery, LayerId, NewRecord,
-    PortError, Record, RecordKind, Secrets, Snapshot, Snapshots, Sources, Timestamp, View,
+    BlobStore, CacheIndex, CancelToken, Clock, ErrorKind, Executor, Flight, Flights, KeyId, KeyQuery,
+    LayerId, NewRecord, PortError, Record, RecordKind, Secrets, Snapshot, Snapshots, Sources, Stream,
+    Timestamp, View,
 };
 
 use crate::materialise::Materialiser;
@@ -32,6 +34,8 @@ pub struct Ports {
     pub secrets: Arc<dyn Secrets>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Who else does the same.
+    pub flights: Arc<dyn Flights>,
 }
 
 /// A step's result.
@@ -224,25 +228,14 @@ pub(crate) fn perform(shared: &Shared, command: Command) -> Answer {
                 for query in &learn {
                     shared.ports.index.save(query, None)?;
                 }
-                if let Some(record) = records.first() {
-                    let Record { created, kind, cost_ms, .. } = record;
-                    let (created, kind, cost_ms) = (*created, Some(*kind), *cost_ms);
-                    events.push(Event::Cached { step, created, kind, cost_ms });
-                }
-                let ids = records.iter().map(|record| record.id).collect();
-                let outputs = queries
-                    .iter()
-                    .zip(records)
-                    .map(|(query, record)| (query.output, StepOutput::Snapshot(record.snapshot)))
-                    .collect();
-                shared.keep(step, outputs, ids);
+                events.extend(adopt(shared, step, &queries, records));
             }
             Ok(Reply::Probed { step, keys, hit })
         }),
         Command::Hash { step, input } => answer(shared, step, Some(input), |_| {
             Ok(Reply::Hashed { step, input, key: step::content_key(shared, step, input)? })
         }),
-        Command::Run { step, queries, why } => run(shared, step, &queries, why),
+        Command::Run { step, queries, why, join } => run(shared, step, &queries, why, join),
     }
 }
 
@@ -282,7 +275,98 @@ fn probe(shared: &Shared, queries: &[KeyQuery]) -> Result<Probed, Trouble> {
     Ok((keys, newest))
 }
 
-fn run(shared: &Shared, step: NodeId, queries: &[KeyQuery], why: Why) -> Answer {
+/// Takes records as the step's results.
+fn adopt(shared: &Shared, step: NodeId, queries: &[KeyQuery], records: Vec<Record>) -> Option<Event> {
+    let event = records.first().map(|record| {
+        let Record { created, kind, cost_ms, .. } = record;
+        Event::Cached { step, created: *created, kind: Some(*kind), cost_ms: *cost_ms }
+    });
+    let ids = records.iter().map(|record| record.id).collect();
+    let outputs = queries
+        .iter()
+        .zip(records)
+        .map(|(query, record)| (query.output, StepOutput::Snapshot(record.snapshot)))
+        .collect();
+    shared.keep(step, outputs, ids);
+    event
+}
+
+/// What came of asking who else runs a step.
+enum Joining {
+    /// It is this build's to run; others wait until the flight ends.
+    Run(Option<Box<dyn Flight>>),
+    /// Somebody ran it: its keys, and what to tell.
+    Took(Vec<Vec<KeyId>>, Option<Event>),
+}
+
+/// Waits until no other build, in this process or another, does the same. If one did, its result is as good.
+fn join(shared: &Shared, step: NodeId, queries: &[KeyQuery]) -> Result<Joining, Trouble> {
+    let apart = |query: &KeyQuery| query.inputs.iter().any(Vec::is_empty);
+    if queries.is_empty() || queries.iter().any(apart) {
+        return Ok(Joining::Run(None));
+    }
+    let waiting = || {
+        let data = b"waiting for another build that runs this step\n".to_vec();
+        shared.events.event(Event::Log { step, stream: Stream::Stderr, data });
+    };
+    let entered = shared.ports.flights.enter(&flight_name(queries), &waiting, &shared.cancel);
+    let flight = match entered {
+        Ok(flight) => flight,
+        Err(error) if error.kind == ErrorKind::Cancelled => return Err(error.into()),
+        // Without a lock it runs, at worst twice.
+        Err(_) => return Ok(Joining::Run(None)),
+    };
+    let (keys, found) = probe(shared, queries)?;
+    Ok(match found {
+        Some(records) => Joining::Took(keys, adopt(shared, step, queries, records)),
+        None => Joining::Run(Some(flight)),
+    })
+}
+
+/// The same for builds that would save under the same key.
+fn flight_name(queries: &[KeyQuery]) -> Digest {
+    let mut text = String::new();
+    for query in queries {
+        text.push_str(&format!("{}@{}\n", query.op, query.output));
+        for alternatives in &query.inputs {
+            // A content key comes last, and is the same wherever the content is.
+            let last = alternatives.last();
+            let selector = last.and_then(|it| it.selector);
+            text.push_str(&format!("{} {}\n", last.map_or("", |it| &it.key.0), selector.is_some()));
+        }
+    }
+    Digest::of(text)
+}
+
+fn run(shared: &Shared, step: NodeId, queries: &[KeyQuery], why: Why, may_join: bool) -> Answer {
+    let mut flight = None;
+    if may_join && why != Why::Lost {
+        let mut took = false;
+        let answer = answer(shared, step, None, |events| {
+            let keys = match join(shared, step, queries)? {
+                Joining::Run(entered) => {
+                    flight = entered;
+                    vec![]
+                }
+                Joining::Took(keys, event) => {
+                    took = true;
+                    events.extend(event);
+                    keys
+                }
+            };
+            Ok(Reply::Joined { step, keys })
+        });
+        if took || answer.failure.is_some() {
+            return answer;
+        }
+    }
+    let answer = perform_run(shared, step, queries, why);
+    // Only now that its record is there.
+    drop(flight);
+    answer
+}
+
+fn perform_run(shared: &Shared, step: NodeId, queries: &[KeyQuery], why: Why) -> Answer {
     let started = shared.ports.clock.now();
     if step::visible(&shared.graph.node(step).op) {
         shared.events.event(Event::Started { step, why, at: started });

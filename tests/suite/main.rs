@@ -10,6 +10,7 @@ mod copy;
 mod crash;
 mod errors;
 mod export;
+mod flight;
 mod imports;
 mod repro;
 mod rootless;

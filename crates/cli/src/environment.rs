@@ -12,6 +12,7 @@ use crate::request::Usage;
 /// Enters a user namespace when not root, and opens the store. Must be the first thing a command does: threads come later.
 pub(crate) fn open_store(cli: &Cli) -> Result<Store, Failure> {
     let root = store_root(cli)?;
+    rbuild::raise_descriptor_limit();
     let rootless = rbuild::enter_user_namespace()?;
     if let rbuild::Rootless::SingleUser { reason } = &rootless {
         eprint(&format!("WARNING: building with one user id only, so all files belong to it: {reason}"));

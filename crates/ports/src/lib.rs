@@ -7,6 +7,7 @@ mod cache;
 mod cancel;
 mod error;
 mod executor;
+mod flight;
 mod layer;
 mod sources;
 mod view;
@@ -25,6 +26,7 @@ pub use executor::{
     ExecMount, ExecOutcome, ExecRequest, Executor, MountSource, OverlayDirs, Progress, SecretBytes,
     SilentProgress, Stream,
 };
+pub use flight::{Alone, Flight, Flights};
 pub use layer::{
     ActiveLayer, CacheMount, CacheMountInfo, CommittedLayer, FileInput, LayerId, ParseLayerIdError, Snapshot,
     Snapshots,

@@ -54,5 +54,5 @@ pub use rbuild_lower::{
 pub use rbuild_oci::calendar::date_time;
 pub use rbuild_oci::{Descriptor, ImageConfig, Platform, Reference};
 pub use rbuild_ports::{CancelToken, ErrorKind, ImageRecord, PortError, SecretBytes, Stream, Timestamp};
-pub use rbuild_sandbox::{Rootless, enter_user_namespace};
+pub use rbuild_sandbox::{Rootless, enter_user_namespace, raise_descriptor_limit};
 pub use rbuild_source::ProxyOptions;

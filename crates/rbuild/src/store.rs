@@ -13,7 +13,7 @@ use rbuild_ports::{Clock, ImageRecord, Result, Timestamp};
 use rbuild_sandbox::{Rootless, Sandbox, SandboxOptions};
 use rbuild_snapshot::{LayerStore, LayerStoreOptions};
 use rbuild_source::{DockerConfig, HostSources, ProxyOptions, Registry, RegistryOptions, SourceOptions};
-use rbuild_store::{BootId, History, Root, Store as Blobs};
+use rbuild_store::{BootId, FileFlights, History, Root, Store as Blobs};
 
 use crate::history::Historian;
 use crate::secrets::Lent;
@@ -185,6 +185,7 @@ impl Store {
             sources: Arc::new(HostSources::new(sources)),
             secrets: Arc::new(Lent { secrets: request.secrets.clone(), ssh: request.ssh.clone() }),
             clock: self.clock.clone(),
+            flights: Arc::new(FileFlights::of(&self.root)),
         }
     }
 

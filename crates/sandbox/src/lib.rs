@@ -5,6 +5,7 @@
 mod caps;
 mod cgroup;
 mod child;
+mod descriptors;
 mod etc_files;
 mod failure;
 mod fence;
@@ -26,6 +27,7 @@ mod sys;
 mod user;
 mod walk;
 
+pub use descriptors::raise_descriptor_limit;
 pub use options::{NetBackend, SandboxOptions};
 pub use probe::{Machine, probe};
 pub use rootless::{Rootless, enter_user_namespace};

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use rbuild_graph::ProxyEnv;
 use rbuild_ports::{ErrorKind, ExecMount, ExecRequest, PortError, Result, SecretBytes};
 
+use crate::descriptors::started_with;
 use crate::etc_files::HOSTNAME;
 
 /// Where commands are looked for when nobody says.
@@ -175,6 +176,11 @@ pub(crate) fn limits(request: &ExecRequest) -> Result<Vec<(u32, libc::rlimit64)>
             return Err(invalid(format!("the soft limit of {name} is above the hard one")));
         }
         out.push((*resource, libc::rlimit64 { rlim_cur: soft, rlim_max: hard }));
+    }
+    if let Some((soft, hard)) = started_with()
+        && out.iter().all(|(resource, _)| *resource != libc::RLIMIT_NOFILE)
+    {
+        out.push((libc::RLIMIT_NOFILE, libc::rlimit64 { rlim_cur: soft, rlim_max: hard }));
     }
     Ok(out)
 }

@@ -4,6 +4,7 @@
 
 mod blobs;
 mod boot;
+mod flight;
 mod fs;
 mod gate;
 mod history;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use blobs::{BlobInfo, Store};
 pub use boot::BootId;
+pub use flight::FileFlights;
 pub use gate::{Exclusive, Shared};
 pub use history::History;
 pub use lease::{Pin, Pins};

@@ -18,8 +18,8 @@ use crate::{BootId, Scratch};
 /// The version of the layout that this library reads and writes.
 pub const FORMAT: u32 = 1;
 
-const DIRECTORIES: [&str; 8] =
-    ["blobs", "blobs/sha256", "layers", "work", "cachemounts", "tmp", "leases", "unsynced"];
+const DIRECTORIES: [&str; 9] =
+    ["blobs", "blobs/sha256", "layers", "work", "cachemounts", "tmp", "leases", "unsynced", "flights"];
 
 /// Bytes set aside so that a full disk can still be tidied.
 const RESERVE: u64 = 4 << 20;
@@ -53,6 +53,8 @@ impl Root {
         }
         let leases = path.join("leases");
         lease::sweep(&leases)?;
+        // Lock files, as leases are.
+        lease::sweep(&path.join("flights"))?;
         Scratch::sweep(&path.join("tmp"), &|dead| std::fs::remove_dir_all(dead))?;
         reserve(&path.join("reserve"));
         let gate = Gate::open(path.join("gc.lock"))?;
