@@ -75,8 +75,9 @@ impl Builder {
         for warning in self.store.take_warnings() {
             vertices.warn(warning);
         }
-        let mut ports = self.store.session(request, &vertices);
-        let imports = caches::import(request, &self.store, &mut ports, &vertices, cancel);
+        let registry = self.store.registry(request);
+        let mut ports = self.store.session(request, &registry, &vertices);
+        let imports = caches::import(request, &registry, &mut ports, &vertices, cancel);
         let ports = Arc::new(ports);
         let began = self.store.clock().now();
         let plans = self.plan_with(request, &ports, &vertices, cancel)?;
@@ -85,8 +86,15 @@ impl Builder {
         let build_ref = build_ref(began);
         let start = || self.store.historian((build_ref.clone(), began));
         let mut historian = start();
-        let cache =
-            Caches { request, store: &self.store, ports: &ports, imports, vertices: &vertices, cancel };
+        let cache = Caches {
+            request,
+            store: &self.store,
+            registry: &registry,
+            ports: &ports,
+            imports,
+            vertices: &vertices,
+            cancel,
+        };
         let solved = self.solve_all(&cache, &plans, &historian);
         let exported = solved.and_then(|mut solves| {
             let mut result = self.export(&cache, &solves, epoch, streams);
@@ -124,7 +132,7 @@ impl Builder {
         cancel: &CancelToken,
     ) -> Result<Vec<Lowered>, BuildError> {
         let vertices = Vertices::new(events, self.store.clock());
-        let ports = self.store.session(request, &vertices);
+        let ports = self.store.session(request, &self.store.registry(request), &vertices);
         Ok(self.plan_with(request, &ports, &vertices, cancel)?.plans)
     }
 
@@ -297,7 +305,7 @@ impl Builder {
         streams: &OutputStreams<'_>,
         work: impl FnOnce(&ExportContext<'_>) -> T,
     ) -> T {
-        let Caches { ports, cancel, .. } = cache;
+        let Caches { registry, ports, cancel, .. } = cache;
         let materialiser = Materialiser::new((*ports).clone());
         let materialise = |snapshot: &Snapshot| materialiser.ensure(snapshot, task, cancel);
         work(&ExportContext {
@@ -306,7 +314,7 @@ impl Builder {
             index: &*ports.index,
             sources: &*ports.sources,
             materialise: &materialise,
-            registry: Some(self.store.registry()),
+            registry: Some(*registry),
             clock: &*ports.clock,
             progress: task,
             cancel,

@@ -15,6 +15,8 @@ use rbuild_export::{BuiltImage, LayerDescriptor};
 use rbuild_graph::NodeId;
 use rbuild_ports::{CancelToken, ErrorKind, KeyId, PortError, Result, Snapshot};
 
+use rbuild_source::Registry;
+
 use crate::vertices::Vertices;
 use crate::{BuildRequest, Store};
 
@@ -30,6 +32,7 @@ pub(crate) struct Solve {
 pub(crate) struct Caches<'a> {
     pub(crate) request: &'a BuildRequest,
     pub(crate) store: &'a Store,
+    pub(crate) registry: &'a Registry,
     pub(crate) ports: &'a Arc<Ports>,
     pub(crate) imports: Option<Arc<CombinedIndex>>,
     pub(crate) vertices: &'a Arc<Vertices>,
@@ -95,10 +98,9 @@ impl Caches<'_> {
     /// Where a cache is exported to.
     pub(crate) fn target(&self, to: &CacheTo) -> Result<Box<dyn CacheTarget>> {
         match to {
-            CacheTo::Registry { reference, .. } => Ok(Box::new(RegistryTarget {
-                registry: self.store.registry().clone(),
-                reference: reference.clone(),
-            })),
+            CacheTo::Registry { reference, .. } => {
+                Ok(Box::new(RegistryTarget { registry: self.registry.clone(), reference: reference.clone() }))
+            }
             CacheTo::Local { dest, tag, .. } => Ok(Box::new(LayoutTarget::open(dest, tag, self.cancel)?)),
             CacheTo::Inline => {
                 Err(PortError::new(ErrorKind::Internal, "an inline cache has no place of its own"))
@@ -198,7 +200,7 @@ impl<S: CacheSource> CacheSource for Shown<S> {
 /// Starts to read the imports of `request`, and makes them part of the index of `ports`.
 pub(crate) fn import(
     request: &BuildRequest,
-    store: &Store,
+    registry: &Registry,
     ports: &mut Ports,
     vertices: &Arc<Vertices>,
     cancel: &CancelToken,
@@ -210,7 +212,7 @@ pub(crate) fn import(
         let vertices = vertices.clone();
         match from.clone() {
             CacheFrom::Registry { reference, .. } => {
-                let registry = store.registry().clone();
+                let registry = registry.clone();
                 Arc::new(Shown { source: RegistrySource { registry, reference }, vertices })
             }
             CacheFrom::Local { src: dir, tag, digest } => {

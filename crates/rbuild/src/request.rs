@@ -95,6 +95,32 @@ impl BuildRequest {
     }
 }
 
+impl BuildRequest {
+    /// Registries that the request says to be spoken to without TLS.
+    pub(crate) fn insecure_hosts(&self) -> Vec<String> {
+        let mut hosts = vec![];
+        for output in &self.outputs {
+            if let OutputSpec::Image(image) = output
+                && image.insecure
+            {
+                let names = if self.tags.is_empty() { &image.image.names } else { &self.tags };
+                hosts.extend(names.iter().map(|name| name.domain.clone()));
+            }
+        }
+        for from in &self.cache_from {
+            if let CacheFrom::Registry { reference, insecure: true } = from {
+                hosts.push(reference.domain.clone());
+            }
+        }
+        for to in &self.cache_to {
+            if let CacheTo::Registry { reference, insecure: true, .. } = to {
+                hosts.push(reference.domain.clone());
+            }
+        }
+        hosts
+    }
+}
+
 /// Where `COPY` takes files from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Context {

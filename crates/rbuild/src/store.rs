@@ -69,6 +69,7 @@ pub struct Store {
     snapshots: Arc<LayerStore>,
     sandbox: Arc<Sandbox>,
     registry: Registry,
+    registry_options: RegistryOptions,
     clock: Arc<dyn Clock>,
     pub(crate) engine_access: EngineAccess,
     warnings: Mutex<Vec<String>>,
@@ -107,6 +108,7 @@ impl Store {
             &root,
             IndexOptions { snapshots: snapshots.clone(), blobs: blobs.clone(), clock: clock.clone() },
         )?;
+        let registry_options = registry_options(&options);
         let mut warnings = Vec::new();
         if let Some(moved) = report.damaged {
             warnings.push(format!(
@@ -120,7 +122,8 @@ impl Store {
             blobs,
             snapshots,
             sandbox: Arc::new(Sandbox::new(SandboxOptions::recommended())),
-            registry: Registry::new(registry_options(&options)),
+            registry: Registry::new(registry_options.clone()),
+            registry_options,
             clock,
             engine_access: options.engine,
             warnings: Mutex::new(warnings),
@@ -163,8 +166,13 @@ impl Store {
     }
 
     /// The ports of one build.
-    pub(crate) fn session(&self, request: &BuildRequest, vertices: &Arc<Vertices>) -> Ports {
-        let mut sources = SourceOptions::new(Some(self.root.path().to_owned()), self.registry.clone());
+    pub(crate) fn session(
+        &self,
+        request: &BuildRequest,
+        registry: &Registry,
+        vertices: &Arc<Vertices>,
+    ) -> Ports {
+        let mut sources = SourceOptions::new(Some(self.root.path().to_owned()), registry.clone());
         let mut contexts = BTreeMap::new();
         if let Context::Dir(dir) = &request.context {
             contexts.insert("context".to_owned(), dir.clone());
@@ -212,8 +220,17 @@ impl Store {
         self.clock.clone()
     }
 
-    pub(crate) fn registry(&self) -> &Registry {
-        &self.registry
+    /// The registry client of one build: `registry.insecure=true` counts for all that it does with that host.
+    pub(crate) fn registry(&self, request: &BuildRequest) -> Registry {
+        let hosts = request.insecure_hosts();
+        if hosts.is_empty() {
+            return self.registry.clone();
+        }
+        let mut options = self.registry_options.clone();
+        for host in hosts {
+            options.hosts.entry(host).or_default().plain_http = Some(true);
+        }
+        Registry::new(options)
     }
 
     /// The content keys by which one input of an operation was found to lead to `key`.
