@@ -13,6 +13,9 @@ mod spec;
 mod steps;
 mod target;
 
+#[cfg(test)]
+mod tests;
+
 pub use combined::CombinedIndex;
 pub use export::{CacheExported, export_cache, inline_cache};
 pub use import::{ImportedCache, Imports};
