@@ -76,7 +76,7 @@ impl Builder {
             vertices.warn(warning);
         }
         let registry = self.store.registry(request);
-        let mut ports = self.store.session(request, &registry, &vertices);
+        let mut ports = self.store.session(request, &vertices);
         let imports = caches::import(request, &registry, &mut ports, &vertices, cancel);
         let ports = Arc::new(ports);
         let began = self.store.clock().now();
@@ -132,7 +132,7 @@ impl Builder {
         cancel: &CancelToken,
     ) -> Result<Vec<Lowered>, BuildError> {
         let vertices = Vertices::new(events, self.store.clock());
-        let ports = self.store.session(request, &self.store.registry(request), &vertices);
+        let ports = self.store.session(request, &vertices);
         Ok(self.plan_with(request, &ports, &vertices, cancel)?.plans)
     }
 

@@ -166,13 +166,8 @@ impl Store {
     }
 
     /// The ports of one build.
-    pub(crate) fn session(
-        &self,
-        request: &BuildRequest,
-        registry: &Registry,
-        vertices: &Arc<Vertices>,
-    ) -> Ports {
-        let mut sources = SourceOptions::new(Some(self.root.path().to_owned()), registry.clone());
+    pub(crate) fn session(&self, request: &BuildRequest, vertices: &Arc<Vertices>) -> Ports {
+        let mut sources = SourceOptions::new(Some(self.root.path().to_owned()), self.registry(request));
         let mut contexts = BTreeMap::new();
         if let Context::Dir(dir) = &request.context {
             contexts.insert("context".to_owned(), dir.clone());
