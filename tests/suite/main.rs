@@ -9,6 +9,7 @@ mod common;
 mod copy;
 mod crash;
 mod errors;
+mod errors_doc;
 mod export;
 mod flight;
 mod imports;

@@ -151,7 +151,9 @@ fn code_for(code: Option<i32>, how: &str) -> &'static str {
 
 fn help_for(code: Option<i32>, how: &str) -> String {
     match code {
-        Some(127) => "a command was not found: is it installed in this stage, and is it in PATH?".to_owned(),
+        Some(127) => "a command was not found: is it installed in this stage, and is it in PATH? a script that is there \
+             may have a first line that names a missing program or ends in a carriage return"
+            .to_owned(),
         Some(126) => {
             "a command could not be executed: is its file executable, and made for this platform?".to_owned()
         }

@@ -104,7 +104,8 @@ impl Resolver<'_> {
                 first.code = codes::IMAGE_NOT_FOUND;
             }
             if let (Some(similar), Some(first)) = (&need.similar, out.diagnostics.first_mut()) {
-                first.notes.push(format!("there is a stage {similar:?}: did you mean it?"));
+                first.notes.extend(first.help.take());
+                first.help = Some(format!("did you mean the stage {similar:?}?"));
             }
             out
         })

@@ -87,12 +87,19 @@ pub(crate) fn check_base_name(
     let Err(error) = text.parse::<Reference>() else { return };
     let mut error = at.error(codes::INVALID_REFERENCE, from.base.span, error.to_string());
     let lower = text.to_lowercase();
+    for name in unset {
+        error = error.note(format!("${name} has no value here"));
+    }
     if let Some(near) = similar_arg(ctx, unset) {
         error = error.help(format!("did you mean ${near}?"));
     } else if by_name.contains_key(&lower) {
         error = error.help(format!("stage names are lower-case here: FROM {lower}"));
     } else if let Some(near) = nearest(text, by_name_sorted(by_name)) {
         error = error.help(format!("did you mean the stage {near:?}?"));
+    } else if let Some(name) = unset.first() {
+        error = error.help(format!(
+            "declare it before the first FROM: ARG {name}=value; arguments of stages do not reach FROM"
+        ));
     }
     ctx.fail(error);
 }
