@@ -52,6 +52,12 @@ impl CombinedIndex {
         Self { local, imports, clock, state: Mutex::default() }
     }
 
+    /// All caches, once they are read.
+    #[must_use]
+    pub(crate) fn caches(&self) -> Vec<Arc<ImportedCache>> {
+        self.imports.wait()
+    }
+
     /// The name in the local index of a key that a lookup or a build gave.
     ///
     /// # Errors

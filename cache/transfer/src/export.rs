@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use rbuild_cache_remote::{
-    CREATED_AT, CacheConfig, CacheManifest, Chains, Form, UNCOMPRESSED, inline_records, write_manifest,
+    CREATED_AT, CacheConfig, CacheManifest, Chains, Form, MountIndex, UNCOMPRESSED, inline_records,
+    write_manifest,
 };
 use rbuild_digest::Digest;
 use rbuild_export::{ExportContext, LayerDescriptor, LayerMaker, Place, PreparedLayer};
@@ -18,6 +19,7 @@ use rbuild_oci::{Descriptor, rfc3339};
 use rbuild_ports::{ErrorKind, LayerId, PortError, Result, Snapshot};
 
 use crate::merge::{EXPORTED_AT, Kept, today};
+use crate::mounts::MountExport;
 use crate::steps::{ExportGraph, layers, records};
 use crate::target::CacheTarget;
 use crate::{CacheOptions, ExistingCache};
@@ -76,10 +78,17 @@ pub fn export_cache(
         cx.progress.warn("skipping cache export for empty result");
         return Ok(CacheExported::default());
     }
+    let mut sent = None;
     let own: Vec<Descriptor> = prepared.iter().map(|layer| export.entry(layer)).collect();
     for _ in 0..ATTEMPTS {
         let existing = if options.merge { target.existing(cx.cancel)? } else { None };
-        let (manifest, kept) = export.write(&chains, &own, existing.as_ref())?;
+        let old = existing.as_ref().map(|existing| existing.mounts.clone()).unwrap_or_default();
+        let mounts = MountExport { cx, target, budget: options.mounts_size };
+        if sent.is_none() && options.mounts {
+            sent = Some(mounts.send(graphs, &old)?);
+        }
+        let mounts = mounts.join(sent.clone().unwrap_or_default(), &old)?;
+        let (manifest, kept) = export.write(&chains, &own, existing.as_ref(), &mounts)?;
         if let Some(manifest) = manifest {
             return Ok(CacheExported {
                 manifest: Some(manifest),
@@ -182,6 +191,7 @@ impl Export<'_> {
         chains: &Chains,
         own: &[Descriptor],
         existing: Option<&ExistingCache>,
+        mounts: &MountIndex,
     ) -> Result<(Option<Descriptor>, usize)> {
         let mut kept = match existing {
             Some(existing) => self.kept(existing, own)?,
@@ -205,10 +215,16 @@ impl Export<'_> {
                 format!("the exported cache's config has {size} bytes; BuildKit reads no more than 1 MiB");
             self.cx.progress.warn(&text);
         }
-        let manifest = CacheManifest {
+        let mut manifest = CacheManifest {
             config: Descriptor::new(BUILDKIT_CACHE_CONFIG, Digest::of(&bytes), bytes.len() as u64),
             layers: used(&config, own.iter().cloned().chain(kept.layers())),
         };
+        if !mounts.mounts.is_empty() {
+            let (list, bytes) = mounts.document();
+            self.document("writing cache mounts", &list, &bytes)?;
+            manifest.layers.push(list);
+            manifest.layers.extend(mounts.chunks().map(|chunk| chunk.blob.clone()));
+        }
         self.document("writing config", &manifest.config, &bytes)?;
         let form = Form { image_manifest: self.options.image_manifest, oci: self.options.oci_media_types };
         let (descriptor, bytes) = write_manifest(&manifest, form);
@@ -254,7 +270,7 @@ fn used(config: &CacheConfig, all: impl Iterator<Item = Descriptor>) -> Vec<Desc
 }
 
 /// Does `work` for all `items`, some at a time; the first failure ends it.
-fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+pub(crate) fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
     let queue = Mutex::new(items.iter());
     let failure = Mutex::new(None);
     let worker = || {

@@ -5,7 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rbuild_cache_remote::{
-    CacheConfig, CacheManifest, Imported, ImportedLayer, RemoteDocument, inline_config, read_document,
+    CacheConfig, CacheManifest, Imported, ImportedLayer, MOUNTS_TYPE, MountIndex, RemoteDocument,
+    inline_config, read_document,
 };
 use rbuild_digest::Digest;
 use rbuild_oci::{Descriptor, ImageConfig, Index, Manifest, media_type, rfc3339};
@@ -30,6 +31,8 @@ pub struct ImportedCache {
     pub location: String,
     /// As people know it.
     pub name: String,
+    /// Where it lists contents of cache mounts.
+    pub mounts: Option<Descriptor>,
 }
 
 /// Where OCI documents are.
@@ -46,9 +49,17 @@ pub(crate) fn read(
     bytes: &[u8],
     declared: &str,
 ) -> Result<Vec<ImportedCache>> {
-    let found = |imported| ImportedCache { imported, location: shelf.location(), name: name.to_owned() };
+    let found = |imported| ImportedCache {
+        imported,
+        location: shelf.location(),
+        name: name.to_owned(),
+        mounts: None,
+    };
     match read_document(bytes, declared).map_err(|error| invalid(name, &error))? {
-        RemoteDocument::Cache(cache) => Ok(vec![found(read_cache(shelf, name, &cache)?)]),
+        RemoteDocument::Cache(cache) => {
+            let mounts = mounts_of(&cache.layers).cloned();
+            Ok(vec![ImportedCache { mounts, ..found(read_cache(shelf, name, &cache)?) }])
+        }
         RemoteDocument::Image(manifest) => {
             let imported = read_inline(shelf, name, &manifest)?;
             Ok(vec![found(imported.ok_or_else(|| no_cache(name))?)])
@@ -58,6 +69,17 @@ pub(crate) fn read(
             if all.is_empty() { Err(no_cache(name)) } else { Ok(all) }
         }
     }
+}
+
+/// The descriptor of the list of cache mounts.
+fn mounts_of(layers: &[Descriptor]) -> Option<&Descriptor> {
+    layers.iter().find(|layer| layer.media_type == MOUNTS_TYPE)
+}
+
+/// What a cache has of cache mounts; nothing when that cannot be read.
+pub(crate) fn read_mounts(shelf: &dyn Shelf, layers: &[Descriptor]) -> MountIndex {
+    let bytes = mounts_of(layers).map(|list| shelf.config(list));
+    bytes.and_then(Result::ok).map_or_else(MountIndex::default, |bytes| MountIndex::parse(&bytes))
 }
 
 /// The config and its manifest as they are, for whoever goes on with them.

@@ -15,7 +15,7 @@ use rbuild_ports::{CancelToken, ErrorKind, PortError, RemoteBlob, Result};
 use rbuild_source::{Layout, MAX_MANIFEST};
 use rustix::fs::{FlockOperation, flock};
 
-use crate::import::read_cache_config;
+use crate::import::{read_cache_config, read_mounts};
 use crate::target::{CacheTarget, ExistingCache, OpenBlob};
 
 const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -158,7 +158,8 @@ impl CacheTarget for LayoutTarget {
                 return Ok(None);
             };
             let config = read_cache_config(&self.layout, &self.name(), &cache)?;
-            Ok(Some(ExistingCache { digest: entry.digest, config, layers: cache.layers }))
+            let mounts = read_mounts(&self.layout, &cache.layers);
+            Ok(Some(ExistingCache { digest: entry.digest, config, layers: cache.layers, mounts }))
         };
         // What nobody can read is no loss.
         Ok(read().unwrap_or(None))

@@ -42,7 +42,7 @@ impl Kept {
             .flat_map(|record| &record.results)
             .filter_map(|result| existing.config.blobs(result))
             .map(|blobs| (blobs.iter().map(exported).min().unwrap_or(i64::MIN), blobs))
-            .filter(|(at, _)| *at > now.0.saturating_sub(KEEP_DAYS * DAY * 1_000_000_000))
+            .filter(|(at, _)| *at > oldest(now))
             .collect();
         results.sort_by(|a, b| b.cmp(a));
         results.dedup();
@@ -86,6 +86,16 @@ impl Kept {
     pub(crate) fn has(&self, blobs: &[Digest]) -> bool {
         self.results.iter().any(|kept| kept == blobs)
     }
+}
+
+/// Whether something that was exported on this day still counts.
+pub(crate) fn is_recent(exported: &str, now: Timestamp) -> bool {
+    let nanos = rfc3339::parse(exported).and_then(|nanos| i64::try_from(nanos).ok());
+    nanos.is_some_and(|nanos| nanos > oldest(now))
+}
+
+fn oldest(now: Timestamp) -> i64 {
+    now.0.saturating_sub(KEEP_DAYS * DAY * 1_000_000_000)
 }
 
 /// When a build that needs the layer was exported last, as far as it is known.

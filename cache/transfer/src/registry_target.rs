@@ -6,7 +6,7 @@ use rbuild_oci::{Descriptor, Reference};
 use rbuild_ports::{CancelToken, ErrorKind, RemoteBlob, Result};
 use rbuild_source::{Registry, Repository};
 
-use crate::import::read_cache_config;
+use crate::import::{read_cache_config, read_mounts};
 use crate::source::RegistryShelf;
 use crate::target::{CacheTarget, ExistingCache, OpenBlob};
 
@@ -40,7 +40,10 @@ impl CacheTarget for RegistryTarget {
         };
         let shelf = RegistryShelf { registry: &self.registry, reference: &self.reference, cancel };
         match read_cache_config(&shelf, &self.name(), &cache) {
-            Ok(config) => Ok(Some(ExistingCache { digest: document.digest, config, layers: cache.layers })),
+            Ok(config) => {
+                let mounts = read_mounts(&shelf, &cache.layers);
+                Ok(Some(ExistingCache { digest: document.digest, config, layers: cache.layers, mounts }))
+            }
             // What nobody can read is no loss.
             Err(error)
                 if matches!(error.kind, ErrorKind::Invalid | ErrorKind::Corrupt | ErrorKind::NotFound) =>

@@ -78,6 +78,10 @@ pub struct CacheOptions {
     pub compression: CompressionSpec,
     /// `ignore-error`: a failed export is a warning.
     pub ignore_error: bool,
+    /// `mounts`: contents of cache mounts too.
+    pub mounts: bool,
+    /// `mounts-size`: what they may have together, compressed.
+    pub mounts_size: u64,
     /// `merge`: what others exported to the same place stays.
     pub merge: bool,
 }
@@ -118,7 +122,7 @@ pub enum CacheSpecError {
 const LATER: [&str; 3] = ["gha", "s3", "azblob"];
 const FROM_TYPES: [&str; 2] = ["registry", "local"];
 const TO_TYPES: [&str; 3] = ["registry", "local", "inline"];
-const EXPORT: [&str; 8] = [
+const EXPORT: [&str; 10] = [
     "mode",
     "image-manifest",
     "oci-mediatypes",
@@ -127,7 +131,11 @@ const EXPORT: [&str; 8] = [
     "force-compression",
     "ignore-error",
     "merge",
+    "mounts",
+    "mounts-size",
 ];
+/// What cache mounts may have together.
+const MOUNTS_SIZE: u64 = 1 << 30;
 
 impl CacheFrom {
     /// `ref[,ref…]` or `type=…,key=value,…` as CSV.
@@ -254,6 +262,8 @@ impl Default for CacheOptions {
             compression: CompressionSpec::GZIP,
             ignore_error: true,
             merge: true,
+            mounts: false,
+            mounts_size: MOUNTS_SIZE,
         }
     }
 }
@@ -328,8 +338,29 @@ fn options(attrs: &mut Attributes) -> Result<CacheOptions, CacheSpecError> {
         oci_media_types: oci || zstd,
         compression,
         ignore_error: attrs.bool("ignore-error")?.unwrap_or(default.ignore_error),
+        mounts: attrs.bool("mounts")?.unwrap_or(default.mounts),
+        mounts_size: size(attrs, "mounts-size")?.unwrap_or(default.mounts_size),
         merge: attrs.bool("merge")?.unwrap_or(default.merge),
     })
+}
+
+/// Bytes, with a unit of 1024s.
+fn size(attrs: &mut Attributes, name: &str) -> Result<Option<u64>, CacheSpecError> {
+    let Some(text) = attrs.take(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim().to_lowercase().trim_end_matches('b').trim_end_matches('i') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => 64,
+    };
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(1u64.checked_shl(shift)?)) {
+        Some(bytes) => Ok(Some(bytes)),
+        None => Err(attrs.value(name, &text, "expected a size such as 500MB or 2GB").into()),
+    }
 }
 
 fn unknown(kind: &str, types: &[&'static str]) -> CacheSpecError {
@@ -380,6 +411,8 @@ mod tests {
         assert_eq!((max.compression.kind, max.compression.level), (Compression::Zstd, Some(3)));
         let old = options("type=registry,ref=a/b,oci-mediatypes=false");
         assert_eq!((old.image_manifest, old.oci_media_types), (false, false));
+        let mounts = options("type=local,dest=d,mounts=true,mounts-size=2GB");
+        assert_eq!((mounts.mounts, mounts.mounts_size), (true, 2 << 30));
         let local = to("type=local,dest=d,tag=x,reset=true,image-manifest=false");
         assert!(matches!(local, CacheTo::Local { tag, .. } if tag == "x"));
     }
@@ -403,6 +436,7 @@ mod tests {
         }
         for (text, part) in [
             ("type=local", "needs dest"),
+            ("type=local,dest=d,mounts-size=2XB", "500MB"),
             ("type=local,dest=d,mode=mx", "expected min or max"),
             ("type=local,dest=d,modes=max", "did you mean \"mode\"?"),
             ("type=inline,dest=d", "expected one of mode, ignore-error"),

@@ -15,6 +15,10 @@ pub struct ExportGraph {
     pub steps: Vec<ExportStep>,
     /// The result.
     pub target: Snapshot,
+    /// For which platform.
+    pub platform: String,
+    /// The ids of the cache mounts that its steps use.
+    pub mounts: Vec<String>,
 }
 
 /// A step.

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use rbuild_cache_remote::CacheConfig;
+use rbuild_cache_remote::{CacheConfig, MountIndex};
 use rbuild_digest::Digest;
 use rbuild_oci::Descriptor;
 use rbuild_ports::{CancelToken, RemoteBlob, Result};
@@ -57,4 +57,6 @@ pub struct ExistingCache {
     pub config: CacheConfig,
     /// Its layers.
     pub layers: Vec<Descriptor>,
+    /// What it has of cache mounts.
+    pub mounts: MountIndex,
 }

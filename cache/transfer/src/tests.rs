@@ -5,7 +5,9 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rbuild_cache_remote::{CREATED_AT, CacheManifest, Chains, Form, Imported, UNCOMPRESSED, write_manifest};
+use rbuild_cache_remote::{
+    CREATED_AT, CacheManifest, Chains, Form, Imported, MountIndex, UNCOMPRESSED, write_manifest,
+};
 use rbuild_digest::Digest;
 use rbuild_oci::Descriptor;
 use rbuild_oci::media_type::{BUILDKIT_CACHE_CONFIG, OCI_LAYER, OCI_LAYER_GZIP};
@@ -61,7 +63,7 @@ impl CacheSource for Memory {
     fn read(&self, _cancel: &CancelToken) -> Result<Vec<ImportedCache>> {
         self.asked.store(true, Ordering::SeqCst);
         let imported = Imported::new(chain().config(), &[layer("l1", 1), layer("l2", 2)]);
-        Ok(vec![ImportedCache { imported, location: "h/r".to_owned(), name: self.name() }])
+        Ok(vec![ImportedCache { imported, location: "h/r".to_owned(), name: self.name(), mounts: None }])
     }
 }
 
@@ -182,7 +184,7 @@ fn existing(results: &[(&str, i64)]) -> ExistingCache {
     let mut shared = layer("shared", 1);
     shared.annotations.insert(EXPORTED_AT.to_owned(), crate::merge::today(Timestamp(100 * DAY)));
     layers.push(shared);
-    ExistingCache { digest: digest(""), config: chains.config(), layers }
+    ExistingCache { digest: digest(""), config: chains.config(), layers, mounts: MountIndex::default() }
 }
 
 fn names(kept: &Kept) -> BTreeSet<&'static str> {

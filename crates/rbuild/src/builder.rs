@@ -210,7 +210,8 @@ impl Builder {
                         base_history,
                     };
                     let records = solved.records.into_iter().flatten().collect();
-                    Ok::<_, BuildError>(Solve { image, steps: solved.steps, records })
+                    let mounts = caches::mounts(&graph, &solved.steps);
+                    Ok::<_, BuildError>(Solve { image, steps: solved.steps, records, mounts })
                 }
             })
             .collect();

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use rbuild_cache_transfer::{
     CacheFrom, CacheSource, CacheTarget, CacheTo, CombinedIndex, ExportGraph, ExportInput, ExportOutput,
     ExportStep, ImportedCache, Imports, LayoutSource, LayoutTarget, RegistrySource, RegistryTarget,
-    inline_cache,
+    RestoringSnapshots, inline_cache,
 };
 use rbuild_digest::Digest;
 use rbuild_engine::{Ports, SolvedStep};
 use rbuild_export::{BuiltImage, LayerDescriptor};
-use rbuild_graph::NodeId;
+use rbuild_graph::{Graph, MountKind, NodeId, Op};
+use rbuild_oci::Platform;
 use rbuild_ports::{CancelToken, ErrorKind, KeyId, PortError, Result, Snapshot};
 
 use rbuild_source::Registry;
@@ -26,6 +27,8 @@ pub(crate) struct Solve {
     pub(crate) steps: Vec<SolvedStep>,
     /// The records that the image's file system came from.
     pub(crate) records: Vec<i64>,
+    /// The cache mounts that its steps use.
+    pub(crate) mounts: Vec<String>,
 }
 
 /// What the caches of one build work with.
@@ -112,7 +115,12 @@ impl Caches<'_> {
         let position: HashMap<NodeId, usize> =
             solve.steps.iter().enumerate().map(|(at, step)| (step.node, at)).collect();
         let steps = solve.steps.iter().map(|step| self.step(step, &position)).collect::<Result<_>>()?;
-        Ok(ExportGraph { steps, target: solve.image.snapshot.clone() })
+        Ok(ExportGraph {
+            steps,
+            target: solve.image.snapshot.clone(),
+            platform: solve.image.platform.to_string(),
+            mounts: solve.mounts.clone(),
+        })
     }
 
     fn step(&self, step: &SolvedStep, position: &HashMap<NodeId, usize>) -> Result<ExportStep> {
@@ -159,6 +167,21 @@ impl Caches<'_> {
     fn local_key(&self, key: &KeyId) -> Result<KeyId> {
         self.imports.as_ref().map_or_else(|| Ok(key.clone()), |imports| imports.local_key(key))
     }
+}
+
+/// The ids of the cache mounts that `steps` use.
+pub(crate) fn mounts(graph: &Graph, steps: &[SolvedStep]) -> Vec<String> {
+    let mut out: Vec<String> = vec![];
+    for step in steps {
+        let Op::Exec(exec) = &graph.node(step.node).op else { continue };
+        out.extend(exec.spec.mounts.iter().filter_map(|mount| match &mount.kind {
+            MountKind::Cache { id, .. } => Some(id.clone()),
+            _ => None,
+        }));
+    }
+    out.sort_unstable();
+    out.dedup();
+    out
 }
 
 /// As BuildKit names the vertex.
@@ -223,5 +246,17 @@ pub(crate) fn import(
     let imports = Imports::start(sources.collect(), cancel);
     let combined = Arc::new(CombinedIndex::new(ports.index.clone(), imports, ports.clock.clone()));
     ports.index = combined.clone();
+    let platforms = match request.platforms.as_slice() {
+        [] => vec![Platform::host().to_string()],
+        some => some.iter().map(ToString::to_string).collect(),
+    };
+    let warn = vertices.clone();
+    ports.snapshots = Arc::new(RestoringSnapshots::new(
+        ports.snapshots.clone(),
+        ports.sources.clone(),
+        combined.clone(),
+        platforms,
+        Arc::new(move |message| warn.warn(message)),
+    ));
     Some(combined)
 }

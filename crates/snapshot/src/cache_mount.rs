@@ -86,6 +86,21 @@ impl CacheMounts<'_> {
         }
     }
 
+    /// Whether there is an instance that others can see.
+    pub(crate) fn has(&self, id: &str) -> bool {
+        instance_path(&self.dir.join(home_name(id)), 0).exists()
+    }
+
+    /// The first instance for reading; `None` when there is none, or somebody has it alone.
+    pub(crate) fn held(&self, id: &str) -> Result<Option<HeldMount>> {
+        let path = instance_path(&self.dir.join(home_name(id)), 0);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let home = self.dir.join(home_name(id));
+        Ok(take(&home, 0, FlockOperation::NonBlockingLockShared)?.map(|lock| HeldMount { path, _lock: lock }))
+    }
+
     /// All ids with what they take.
     pub(crate) fn list(&self) -> Result<Vec<CacheMountInfo>> {
         let mut out = Vec::new();

@@ -314,6 +314,19 @@ impl Snapshots for LayerStore {
         self.caches().list()
     }
 
+    fn has_cache_mount(&self, id: &str) -> Result<bool> {
+        Ok(self.caches().has(id))
+    }
+
+    fn write_cache_mount(&self, id: &str, out: &mut dyn Write) -> Result<bool> {
+        let Some(held) = self.caches().held(id)? else { return Ok(false) };
+        let path = held.path().as_os_str().as_encoded_bytes();
+        let root =
+            sys::open_at(fs::CWD, path, sys::DIR).map_err(|e| PortError::io("open", held.path(), e))?;
+        write_tar(root, &self.shared.maker, out)?;
+        Ok(true)
+    }
+
     fn remove_cache_mount(&self, id: &str) -> Result<bool> {
         self.caches().remove(id, &|home, name| {
             let fail = |e: rustix::io::Errno| PortError::io("remove", home.join(name), e);
