@@ -95,6 +95,38 @@ pub(super) fn lower(size: Size) -> Result<Micro, String> {
     })
 }
 
+/// Text → graph of ten thousand instructions in two hundred stages, everything known.
+pub(super) fn long(size: Size) -> Result<Micro, String> {
+    let stages = (STAGES / size.shrink).max(2);
+    let mut text = String::from("ARG BASE=docker.io/library/debian:bookworm\n");
+    for n in 0..stages {
+        let base = if n % 10 == 0 { "$BASE".to_owned() } else { format!("s{}", n - 1) };
+        text.push_str(&format!(
+            "FROM {base} AS s{n}\nARG V{n}=\"{n} x\"\nENV E{}=\"a ${{V{n}:-b}}\"\n",
+            n % 9
+        ));
+        for step in 0..16 {
+            text.push_str(&format!(
+                "RUN --mount=type=cache,target=/c make part-{n}-{step} \\\n  && make install\n\
+                 COPY --chown=1:1 src/{n}/{step} *.txt /work/$V{n}/\nLABEL l{step}=\"$E{}\"\n",
+                n % 9
+            ));
+        }
+    }
+    let source = SourceFile::new("Dockerfile", text);
+    let options = LowerOptions::new(Platform::new("linux", "amd64"));
+    let parsed = rbuild_dockerfile::parse(&source);
+    let (facts, _) = answer(&source, &parsed, &options)?;
+    Ok(Micro {
+        amount: parsed.file.instructions.len(),
+        run: Box::new(move || {
+            let parsed = rbuild_dockerfile::parse(&source);
+            drop(black_box(rbuild_lower::lower(&parsed.file, &source, &options, &facts)));
+        }),
+        unit: "instruction",
+    })
+}
+
 /// The cache map of every node.
 pub(super) fn keys(size: Size) -> Result<Micro, String> {
     let (source, parsed) = parsed(size)?;

@@ -27,9 +27,10 @@ struct Micro {
 
 type Prepare = fn(Size) -> Result<Micro, String>;
 
-const ALL: [(&str, Prepare); 9] = [
+const ALL: [(&str, Prepare); 10] = [
     ("parse", frontend::parse),
     ("lower", frontend::lower),
+    ("frontend-10k", frontend::long),
     ("keys", frontend::keys),
     ("schedule-cached", schedule::cached),
     ("schedule-run", schedule::run),
@@ -40,8 +41,8 @@ const ALL: [(&str, Prepare); 9] = [
 ];
 
 /// Names of all.
-pub(crate) const NAMES: [&str; 9] = {
-    let mut names = [""; 9];
+pub(crate) const NAMES: [&str; 10] = {
+    let mut names = [""; 10];
     let mut i = 0;
     while i < names.len() {
         names[i] = ALL[i].0;

@@ -194,10 +194,12 @@ impl<'s> Parser<'s> {
             self.cx.report_form(diagnostic);
             vec![]
         });
+        // The first that does not end takes the rest of the file: that those after it have no body is no news.
+        let mut open = false;
         for opener in openers {
             let body = logical::read_body(self.text, &mut self.lines, &opener.name, opener.chomp);
             end = body.end;
-            if !body.terminated {
+            if !body.terminated && !std::mem::replace(&mut open, true) {
                 self.unterminated(head, &opener, body.near_miss);
             }
             bodies.push(opener.with_body(body.raw, body.span));

@@ -65,8 +65,10 @@ pub(crate) fn plan<'a>(ctx: &mut Ctx<'a>) -> Option<Plan<'a>> {
     lint::check_file(&mut ctx.lint, parsed, ctx.source);
     let (globals, parts) = split(ctx);
     if parts.is_empty() {
+        let last = parsed.instructions.last().map_or(Span::default(), |last| last.keyword.span);
         ctx.errors.push(
             Diagnostic::error(codes::NO_STAGE, "the Dockerfile has no stage to build")
+                .at(ctx.source, last)
                 .help("start a stage with FROM, for example: FROM alpine:3"),
         );
         return None;

@@ -1,6 +1,7 @@
 //! The parser as its users see it: golden files, tables of words, other parsers as oracles, mutations.
 #![expect(clippy::disallowed_methods, reason = "golden files are files")]
 
+mod corpus;
 mod golden;
 mod mutation;
 mod oracle;

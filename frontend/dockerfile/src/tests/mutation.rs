@@ -7,7 +7,7 @@ use super::cases;
 use crate::{dump, expand_heredoc, expand_step_name, expand_word, expand_words, parse, parse_instruction};
 
 /// Everything that can be done with a text.
-fn exercise(text: &str) {
+pub(super) fn exercise(text: &str) {
     let source = SourceFile::new("Dockerfile", text);
     let parsed = parse(&source);
     assert_eq!(parse(&source), parsed, "twice the same");
@@ -32,7 +32,7 @@ fn exercise(text: &str) {
 }
 
 /// A generator without surprises: the same mutations in every run.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn below(&mut self, n: usize) -> usize {
@@ -86,7 +86,7 @@ const SNIPPETS: [&str; 34] = [
     "\\\\\n",
 ];
 
-fn mutate(text: &str, others: &[String], random: &mut Random) -> String {
+pub(super) fn mutate(text: &str, others: &[String], random: &mut Random) -> String {
     let (a, b) = (random.boundary(text), random.boundary(text));
     let (start, end) = (a.min(b), a.max(b));
     match random.below(6) {

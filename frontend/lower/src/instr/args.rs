@@ -18,8 +18,15 @@ pub(crate) fn env(ctx: &mut Ctx<'_>, run: &mut Run<'_>, at: At<'_>, instr: &KeyV
     for ((name, value), pair) in pairs.iter().zip(&instr.pairs) {
         check_secret(ctx, at, "ENV", name, pair.key.span);
         created_by.push_str(&format!(" {name}={value}"));
+        // The config has no name that the environment lacks: only names that are known are searched for.
+        let known = run.state.env.get(name).is_some();
         run.state.set_env(name, value);
-        set_in_config(&mut run.state.image.edit().env, name, value);
+        let list = &mut run.state.image.edit().env;
+        if known {
+            set_in_config(list, name, value);
+        } else {
+            list.push(format!("{name}={value}"));
+        }
     }
     run.state.image.commit(created_by, false, ctx.epoch);
     Ok(())
