@@ -30,6 +30,11 @@ fn listings_and_prune() {
 }
 
 #[test]
+fn checks() {
+    check_script("cli_check.txt");
+}
+
+#[test]
 fn ids_and_metadata_agree_with_each_other() {
     let space = tempfile::tempdir().unwrap();
     std::fs::write(space.path().join("Dockerfile"), "FROM scratch\nLABEL a=b\n").unwrap();

@@ -103,7 +103,7 @@ impl Manifest {
 
     /// What differs, sorted by path. `only_mode` says of a file whether it would have its old digest with its old permissions.
     #[must_use]
-    pub(crate) fn changes_to(
+    pub fn changes_to(
         &self,
         new: &Self,
         mut only_mode: impl FnMut(&ManifestEntry, &ManifestEntry) -> bool,

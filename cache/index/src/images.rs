@@ -2,7 +2,7 @@
 
 use rbuild_ports::{ImageRecord, Result, Timestamp};
 use rbuild_store::Pin;
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use crate::Index;
 use crate::fault::Outcome;
@@ -55,15 +55,7 @@ impl Index {
 
     pub(crate) fn all_images(&self) -> Outcome<Vec<ImageRecord>> {
         let shared = self.root.shared()?;
-        let found = self.db.read(|db| {
-            let mut statement = db.prepare_cached(&format!("{COLUMNS} ORDER BY name"))?;
-            let mut rows = statement.query([])?;
-            let mut out = vec![];
-            while let Some(row) = rows.next()? {
-                out.push(image(row)?);
-            }
-            Ok(out)
-        })?;
+        let found = self.db.read(all)?;
         self.root.pin(
             &shared,
             found.iter().flat_map(|image| image.snapshot.layers.iter().cloned()).map(Pin::Layer),
@@ -119,6 +111,29 @@ impl Index {
             Ok(())
         })
     }
+}
+
+/// All images, by name.
+pub(crate) fn all(db: &Connection) -> Outcome<Vec<ImageRecord>> {
+    let mut statement = db.prepare_cached(&format!("{COLUMNS} ORDER BY name"))?;
+    let mut rows = statement.query([])?;
+    let mut out = vec![];
+    while let Some(row) = rows.next()? {
+        out.push(image(row)?);
+    }
+    Ok(out)
+}
+
+/// Compares all images and notes with their sums.
+pub(crate) fn check_rows(db: &Connection) -> Outcome<()> {
+    all(db)?;
+    let mut statement = db.prepare("SELECT name, value, sum FROM notes")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (name, value): (String, String) = (row.get(0)?, row.get(1)?);
+        note_sum(&name, &value).check(row.get(2)?, "notes")?;
+    }
+    Ok(())
 }
 
 fn delete(tx: &Transaction<'_>, name: &str) -> Outcome<bool> {

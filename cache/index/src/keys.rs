@@ -194,7 +194,8 @@ fn name_of(query: &KeyQuery) -> KeyId {
     KeyId(format!("k{}", Digest::of(text).hex().get(..40).unwrap_or_default()).into())
 }
 
-fn links_to(db: &Connection, key: &KeyId) -> Outcome<Vec<LinkRow>> {
+/// What leads to a key.
+pub(crate) fn links_to(db: &Connection, key: &KeyId) -> Outcome<Vec<LinkRow>> {
     let mut statement = db.prepare_cached(
         "SELECT s.name, l.input, l.op, l.output, l.selector, l.sum FROM keys k JOIN links l ON l.dst = k.id
          JOIN keys s ON s.id = l.src WHERE k.name = ? ORDER BY l.input, s.name, l.selector, l.op, l.output",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rbuild_digest::Digest;
 use rbuild_ports::{CommittedLayer, ErrorKind, LayerBlob, LayerId, LayerRow, RemoteBlob, Timestamp};
-use rbuild_store::Pin;
+use rbuild_store::{Exclusive, Pin};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::Index;
@@ -154,18 +154,31 @@ impl Index {
             });
         }
         let alone = self.root.exclusive(PATIENCE)?.ok_or_else(in_use)?;
-        let retired = self.db.write(|tx| {
-            let Some(now) = fetch(tx, id)?.filter(|now| now == stored) else { return Ok(None) };
-            let retired = self.root.retire_layer(&alone, id)?;
-            let empty = CommittedLayer { layer: id.clone(), entries: 0, bytes: 0 };
-            self.write_layer(tx, now.row, &empty, now.diff_id)?;
-            Ok(retired)
-        })?;
+        let unchanged = self.db.read(|db| Ok(fetch(db, id)?.is_some_and(|now| now == *stored)))?;
+        let retired = if unchanged { self.retire_damaged(&alone, stored)? } else { None };
         drop(alone);
         if let Some(retired) = retired {
             self.snapshots.remove(&retired)?;
         }
         Ok(())
+    }
+
+    /// Takes a damaged layer's directory out of sight; its row stays, with what can fetch it again. Its new name is returned.
+    pub(crate) fn retire_damaged(&self, alone: &Exclusive, stored: &Stored) -> Outcome<Option<LayerId>> {
+        let id = &stored.layer.layer;
+        self.sound().remove(id);
+        self.db.write(|tx| {
+            let retired = self.root.retire_layer(alone, id)?;
+            let empty = CommittedLayer { layer: id.clone(), entries: 0, bytes: 0 };
+            self.write_layer(tx, stored.row, &empty, stored.diff_id)?;
+            Ok(retired)
+        })
+    }
+
+    /// Whether a layer can be made from its blob, here or elsewhere.
+    pub(crate) fn can_be_fetched(&self, db: &Connection, layer: &LayerId) -> Outcome<bool> {
+        let Some(stored) = fetch(db, layer)? else { return Ok(false) };
+        Ok(!remotes(db, stored.row)?.is_empty() || !self.blobs_there(db, stored.row)?.is_empty())
     }
 
     /// The row number of a layer; a row that says nothing is made when there is none.
@@ -227,6 +240,13 @@ impl Index {
         });
         error.map_or(Ok(out), |error| Err(error.into()))
     }
+}
+
+/// Compares a layer's rows with their sums.
+pub(crate) fn check_row(db: &Connection, layer: &LayerId) -> Outcome<()> {
+    let Some(stored) = fetch(db, layer)? else { return Ok(()) };
+    blobs(db, stored.row)?;
+    remotes(db, stored.row).map(drop)
 }
 
 /// The row of a layer.

@@ -2,6 +2,7 @@
 //! processes share; what it costs on the disk, and garbage collection. Knows nothing of how keys are computed, of
 //! what is in a layer, or of any network. Tables, rules and the crash argument: `FORMAT.md` beside this crate.
 
+mod check;
 mod db;
 mod facts;
 mod fault;
@@ -19,6 +20,7 @@ mod usage;
 #[cfg(test)]
 mod tests;
 
+pub use check::{CheckOptions, Inspect, Problem, ProblemKind, StoreReport};
 pub use index::{Index, OpenReport, Options};
 pub use keys::LinkRow;
 pub use plan::{PruneOptions, Reason};

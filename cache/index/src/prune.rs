@@ -125,7 +125,8 @@ impl Index {
         Ok(())
     }
 
-    fn is_older(&self, layer: &LayerId, limit: SystemTime) -> bool {
+    /// Whether a layer's directory was there before `limit`.
+    pub(crate) fn is_older(&self, layer: &LayerId, limit: SystemTime) -> bool {
         let limit = limit.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         std::fs::symlink_metadata(self.root.layer_dir(layer)).is_ok_and(|meta| count(meta.ctime()) < limit)
     }
@@ -264,12 +265,7 @@ impl Index {
             }
         }
         for record in &unused {
-            tx.prepare_cached(
-                "INSERT INTO tombstones(description, preimage, created, removed, reason)
-                 SELECT description, preimage, created, ?, ? FROM records WHERE id = ? AND preimage <> ''",
-            )?
-            .execute(params![self.clock.now().0, reason.as_str(), record])?;
-            records::delete(tx, *record)?;
+            records::bury(tx, *record, self.clock.now(), reason.as_str())?;
         }
         Ok(unused.len())
     }

@@ -189,8 +189,18 @@ pub(crate) fn delete(tx: &Transaction<'_>, record: i64) -> Outcome<()> {
     Ok(())
 }
 
+/// Deletes a record, and keeps its preimage to tell later why its step ran again.
+pub(crate) fn bury(tx: &Transaction<'_>, record: i64, at: Timestamp, reason: &str) -> Outcome<()> {
+    tx.prepare_cached(
+        "INSERT INTO tombstones(description, preimage, created, removed, reason)
+         SELECT description, preimage, created, ?, ? FROM records WHERE id = ? AND preimage <> ''",
+    )?
+    .execute(params![at.0, reason, record])?;
+    delete(tx, record)
+}
+
 /// The records of `keys`: the newest first; of equally old ones those made here, then the one stored last.
-fn fetch(db: &Connection, keys: &[KeyId]) -> Outcome<Vec<Record>> {
+pub(crate) fn fetch(db: &Connection, keys: &[KeyId]) -> Outcome<Vec<Record>> {
     let mut statement = db.prepare_cached(
         "SELECT r.id, r.layers, r.created, r.description, r.cost, r.kind, r.sum
          FROM keys k JOIN records r ON r.key = k.id WHERE k.name = ?",

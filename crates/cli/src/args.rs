@@ -51,6 +51,9 @@ pub(crate) enum Command {
     Du(DuArgs),
     /// Remove cache that nothing needs
     Prune(PruneArgs),
+    /// Look for damage in the store
+    #[command(after_help = "Exit codes: 0 nothing is damaged, or it was repaired; 1 damage was found")]
+    Check(CheckArgs),
 }
 
 /// What `build` and `plan` share.
@@ -282,6 +285,20 @@ pub(crate) struct DuArgs {
     /// Show what each entry is for
     #[arg(long)]
     pub(crate) verbose: bool,
+}
+
+/// `rbuild check`.
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// Also read all blobs and layers and compare their bytes
+    #[arg(long)]
+    pub(crate) read_data: bool,
+    /// Drop what is damaged, so that the next build makes it again, and remove leftovers
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// text or json
+    #[arg(long, value_enum, default_value_t = TextFormat::Text)]
+    pub(crate) format: TextFormat,
 }
 
 /// `rbuild prune`.

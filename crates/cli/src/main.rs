@@ -27,6 +27,7 @@ fn main() -> ExitCode {
             Command::ExplainCode(args) => commands::explain_code::run(args),
             Command::Images(args) => commands::store::images(&cli, args),
             Command::Du(args) => commands::store::du(&cli, args),
+            Command::Check(args) => commands::check::run(&cli, args),
             Command::Prune(args) => commands::store::prune(&cli, args),
         };
         match result {

@@ -97,7 +97,7 @@ fn work(jobs: &Receiver<Job>, history: &History, index: &Index) -> Option<Trace>
             Job::Hashed { graph, hashed } => {
                 let Hashed { step, input, key, view, entries } = hashed;
                 if entries.len() <= MOST_ENTRIES && !history.has_manifest(&key.0) {
-                    let manifest = manifest(&*view, &entries);
+                    let manifest = manifest_of(&*view, &entries);
                     drop(history.keep_manifest(&key.0, &manifest.to_bytes()));
                 }
                 views.insert((graph, step, input), view);
@@ -138,7 +138,8 @@ fn is_of(step: &rbuild_cache_explain::Step, trace: &Trace) -> bool {
     step.kind != StepKind::Image && trace.steps.iter().any(|it| it.op == step.op)
 }
 
-fn manifest(view: &dyn View, entries: &[(RelPath, Digest)]) -> Manifest {
+/// The entries with what else is told of them.
+pub(crate) fn manifest_of(view: &dyn View, entries: &[(RelPath, Digest)]) -> Manifest {
     let look = |(path, digest): &(RelPath, Digest)| {
         let entry = view.lookup(path).ok().flatten()?;
         let kind = match entry.kind {

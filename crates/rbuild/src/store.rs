@@ -6,15 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rbuild_cache_explain::Trace;
-use rbuild_cache_index::{Index, Options as IndexOptions, PruneOptions, PruneReport, UsageRow};
+use rbuild_cache_index::{
+    CheckOptions, Index, Options as IndexOptions, PruneOptions, PruneReport, StoreReport, UsageRow,
+};
 use rbuild_engine::Ports;
 use rbuild_export::EngineAccess;
 use rbuild_ports::{Clock, ImageRecord, Result, Timestamp};
 use rbuild_sandbox::{Rootless, Sandbox, SandboxOptions};
 use rbuild_snapshot::{LayerStore, LayerStoreOptions};
 use rbuild_source::{DockerConfig, HostSources, ProxyOptions, Registry, RegistryOptions, SourceOptions};
-use rbuild_store::{BootId, FileFlights, History, Root, Store as Blobs};
+use rbuild_store::{BootId, FileFlights, History, Root, Store as Blobs, Sums};
 
+use crate::check::Inspector;
 use crate::history::Historian;
 use crate::secrets::Lent;
 use crate::vertices::Vertices;
@@ -163,6 +166,24 @@ impl Store {
             self.index.promote()?;
         }
         Ok(report)
+    }
+
+    /// Looks the whole store over; see `CheckOptions`. Builds may go on meanwhile.
+    ///
+    /// # Errors
+    /// If the store cannot be read, or written for a repair. Damage is in the report.
+    pub fn check(&self, options: CheckOptions) -> Result<StoreReport> {
+        let inspector =
+            Inspector { snapshots: &*self.snapshots, index: &*self.index, sums: Sums::of(&self.root) };
+        let report = self.index.check(options, &|layer| inspector.inspect(layer))?;
+        inspector.sums.tidy()?;
+        Ok(report)
+    }
+
+    /// What opening the store found, once.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        self.take_warnings()
     }
 
     /// The ports of one build.

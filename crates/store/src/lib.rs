@@ -12,6 +12,7 @@ mod lease;
 mod reader;
 mod root;
 mod scratch;
+mod sums;
 mod unsynced;
 mod writer;
 
@@ -26,4 +27,5 @@ pub use history::History;
 pub use lease::{Pin, Pins};
 pub use root::{FORMAT, Root};
 pub use scratch::Scratch;
+pub use sums::Sums;
 pub use unsynced::SyncMark;

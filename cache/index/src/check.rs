@@ -1,0 +1,399 @@
+//! Looks the whole store over: rows against their sums, directories and blobs against rows, and what nobody knows. Builds may
+//! go on meanwhile: what looks wrong is looked at again with the gate held alone before it counts.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use rbuild_digest::{Digest, Hasher};
+use rbuild_ports::{CommittedLayer, ErrorKind, KeyId, LayerId, PortError, Result};
+use rbuild_store::{Pin, Root};
+use rusqlite::Connection;
+
+use crate::fault::{Fault, Outcome};
+use crate::index::in_use;
+use crate::{Index, PruneReport, keys, layers, records, sync};
+
+/// How long it waits for the gate.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How to look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CheckOptions {
+    /// Also read the bytes of blobs and layers.
+    pub read_data: bool,
+    /// Drop what is damaged, so that the next build makes or fetches it again, and remove leftovers.
+    pub repair: bool,
+}
+
+/// What a problem is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum ProblemKind {
+    /// The database.
+    Index,
+    /// A layer's directory.
+    Layer,
+    /// A blob.
+    Blob,
+    /// A record or an image whose layers are gone.
+    Result,
+    /// Something that nothing refers to: it takes space and harms nobody.
+    Leftover,
+}
+
+impl fmt::Display for ProblemKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Index => "index",
+            Self::Layer => "layer",
+            Self::Blob => "blob",
+            Self::Result => "result",
+            Self::Leftover => "leftover",
+        })
+    }
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// What it is about.
+    pub kind: ProblemKind,
+    /// Which one.
+    pub id: String,
+    /// What is wrong.
+    pub what: String,
+    /// Whether it was put right.
+    pub repaired: bool,
+}
+
+/// What was found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StoreReport {
+    /// In the order of the check.
+    pub problems: Vec<Problem>,
+    /// Layers and blobs that were looked at.
+    pub layers: usize,
+    /// Blobs that were looked at.
+    pub blobs: usize,
+    /// Bytes of blobs that were read.
+    pub bytes: u64,
+}
+
+impl StoreReport {
+    /// Whether damage is there that was not put right. Leftovers are none.
+    #[must_use]
+    pub fn damaged(&self) -> bool {
+        self.problems.iter().any(|problem| !problem.repaired && problem.kind != ProblemKind::Leftover)
+    }
+
+    fn add(&mut self, kind: ProblemKind, id: impl fmt::Display, what: impl Into<String>, repaired: bool) {
+        self.problems.push(Problem { kind, id: id.to_string(), what: what.into(), repaired });
+    }
+}
+
+/// Reads a layer's directory, and says what is wrong with it.
+pub type Inspect<'a> = &'a dyn Fn(&LayerId) -> Result<Option<String>>;
+
+impl Index {
+    /// Looks everything over. `inspect` is asked about each layer on the disk when data is to be read.
+    ///
+    /// # Errors
+    /// If the store cannot be read or, for a repair, written. Damage is no error.
+    pub fn check(&self, options: CheckOptions, inspect: Inspect<'_>) -> Result<StoreReport> {
+        let mut report = StoreReport::default();
+        if self.check_rows(options, &mut report)? {
+            self.check_layers(options, inspect, &mut report)?;
+            self.check_blobs(options, &mut report)?;
+            self.check_results(options, &mut report)?;
+            self.check_leftovers(options, &mut report)?;
+        }
+        Ok(report)
+    }
+
+    /// The database itself. Whether the rest can be looked at.
+    fn check_rows(&self, options: CheckOptions, report: &mut StoreReport) -> Result<bool> {
+        let generation = self.db.generation();
+        let found = match self.db.read(damaged_rows) {
+            Ok(found) => found,
+            Err(Fault::Damaged(text)) => vec![text],
+            Err(Fault::Missing) => vec!["it is not there".to_owned()],
+            Err(other) => return Err(other.into_port(self.db.path())),
+        };
+        if found.is_empty() {
+            return Ok(true);
+        }
+        if options.repair {
+            self.db.replace(generation)?;
+            self.sound().clear();
+            self.heal(|| self.enter_boot())?;
+        }
+        for what in found {
+            report.add(ProblemKind::Index, "index.db", what, options.repair);
+        }
+        Ok(options.repair)
+    }
+
+    fn check_layers(
+        &self,
+        options: CheckOptions,
+        inspect: Inspect<'_>,
+        report: &mut StoreReport,
+    ) -> Result<()> {
+        for name in self.known_layers()? {
+            report.layers += 1;
+            let Some(what) = self.wrong_with(&name, options, inspect)? else { continue };
+            // It may have been removed meanwhile, as it should be.
+            let alone = self.root.exclusive(PATIENCE)?.ok_or_else(in_use)?;
+            let still = self.heal(|| self.db.read(|db| layers::fetch(db, &name)))?;
+            let Some(stored) = still.filter(|_| self.snapshots.present(&name)) else { continue };
+            let mut retired = None;
+            if options.repair {
+                retired = self.heal(|| self.retire_damaged(&alone, &stored))?;
+            }
+            drop(alone);
+            if let Some(retired) = &retired {
+                self.snapshots.remove(retired)?;
+            }
+            report.add(ProblemKind::Layer, &name, what, options.repair);
+        }
+        Ok(())
+    }
+
+    fn known_layers(&self) -> Result<BTreeSet<LayerId>> {
+        let names = self.heal(|| self.db.read(sync::layer_names))?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// What is wrong with a layer's directory, if it is there.
+    fn wrong_with(
+        &self,
+        name: &LayerId,
+        options: CheckOptions,
+        inspect: Inspect<'_>,
+    ) -> Result<Option<String>> {
+        let stored = self.heal(|| self.db.read(|db| layers::fetch(db, name)))?;
+        let Some(stored) = stored.filter(|_| self.snapshots.present(name)) else { return Ok(None) };
+        let gone_or = |error: PortError| match error.kind {
+            ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Io => Ok(Some(error.message)),
+            _ => Err(error),
+        };
+        // A row without counts is of a layer that is being unpacked.
+        if stored.layer.entries > 0 || stored.layer.bytes > 0 {
+            match self.snapshots.matches(&stored.layer) {
+                Ok(true) => {}
+                Ok(false) => return Ok(Some(counted(&stored.layer))),
+                Err(error) => return gone_or(error),
+            }
+        }
+        if !options.read_data {
+            return Ok(None);
+        }
+        inspect(name).or_else(gone_or)
+    }
+
+    /// Blobs: their sizes, and their bytes.
+    fn check_blobs(&self, options: CheckOptions, report: &mut StoreReport) -> Result<()> {
+        let sizes = self.heal(|| self.db.read(blob_sizes))?;
+        for blob in self.blobs.list()? {
+            report.blobs += 1;
+            let expected = sizes.iter().find(|(digest, _)| *digest == blob.digest).map(|(_, size)| *size);
+            let mut what = expected
+                .filter(|size| *size != blob.size)
+                .map(|size| format!("{} bytes of {size}", blob.size));
+            if what.is_none() && options.read_data {
+                report.bytes += blob.size;
+                what = self.hash_differs(&blob.digest)?.then(|| "its bytes have another digest".to_owned());
+            }
+            let Some(what) = what else { continue };
+            if options.repair {
+                // Hashed again, so that one that was written anew meanwhile stays.
+                self.blobs.verify(&blob.digest)?;
+            }
+            report.add(ProblemKind::Blob, blob.digest, what, options.repair);
+        }
+        Ok(())
+    }
+
+    fn hash_differs(&self, digest: &Digest) -> Result<bool> {
+        let hex = digest.hex();
+        let path = self.root.path().join("blobs/sha256").join(hex.get(..2).unwrap_or_default()).join(&hex);
+        let fail = |error: std::io::Error| PortError::io("read", &path, error);
+        let mut file = match std::fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(fail(error)),
+        };
+        let mut hasher = Hasher::new();
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut buffer).map_err(fail)? {
+                0 => return Ok(hasher.finish() != *digest),
+                n => hasher.update(buffer.get(..n).unwrap_or_default()),
+            }
+        }
+    }
+
+    /// Records and images whose layers are nowhere.
+    fn check_results(&self, options: CheckOptions, report: &mut StoreReport) -> Result<()> {
+        let lost = self.heal(|| self.lost_results())?;
+        if lost.records.is_empty() && lost.images.is_empty() {
+            return Ok(());
+        }
+        let _alone = self.root.exclusive(PATIENCE)?.ok_or_else(in_use)?;
+        let lost = self.heal(|| self.lost_results())?;
+        for (id, description) in &lost.records {
+            if options.repair {
+                let now = self.clock.now();
+                self.heal(|| {
+                    self.db.write(|tx| records::bury(tx, *id, now, "its layers were damaged or gone"))
+                })?;
+                self.used().remove(id);
+            }
+            let what = format!(
+                "layers of the record of {description} are neither on the disk nor can they be fetched"
+            );
+            report.add(ProblemKind::Result, id, what, options.repair);
+        }
+        for name in &lost.images {
+            if options.repair {
+                self.remove_image(name)?;
+            }
+            let what = "layers of this image are neither on the disk nor can they be fetched";
+            report.add(ProblemKind::Result, name, what, options.repair);
+        }
+        Ok(())
+    }
+
+    fn lost_results(&self) -> Outcome<Lost> {
+        let mut lost = Lost::default();
+        self.db.read(|db| {
+            for (id, layers, description) in all_records(db)? {
+                let layers = layers.split_ascii_whitespace().filter_map(|name| name.parse::<LayerId>().ok());
+                if self.is_lost(db, layers)? {
+                    lost.records.push((id, description));
+                }
+            }
+            for image in &crate::images::all(db)? {
+                if self.is_lost(db, image.snapshot.layers.iter().cloned())? {
+                    lost.images.push(image.name.clone());
+                }
+            }
+            Ok(())
+        })?;
+        Ok(lost)
+    }
+
+    fn is_lost(&self, db: &Connection, layers: impl Iterator<Item = LayerId>) -> Outcome<bool> {
+        for layer in layers {
+            if !self.snapshots.present(&layer) && !self.can_be_fetched(db, &layer)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Directories that no row and no live process knows, and files of earlier damage.
+    fn check_leftovers(&self, options: CheckOptions, report: &mut StoreReport) -> Result<()> {
+        let mut pins = self.root.pins();
+        pins.refresh()?;
+        let oldest = pins.oldest().unwrap_or(SystemTime::UNIX_EPOCH);
+        let known = self.known_layers()?;
+        let mut found = vec![];
+        for layer in self.root.layer_dirs()? {
+            let pinned = pins.contains(&Pin::Layer(layer.clone()));
+            if !known.contains(&layer) && !pinned && self.is_older(&layer, oldest) {
+                found.push(layer);
+            }
+        }
+        if options.repair && !found.is_empty() {
+            self.remove_retired()?;
+            self.sweep_layers(oldest, &mut PruneReport::default())?;
+        }
+        for layer in found {
+            let what = if Root::is_retired(&layer) { "was being removed" } else { "no row knows it" };
+            report.add(ProblemKind::Leftover, &layer, what, options.repair);
+        }
+        for path in self.old_databases()? {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if options.repair {
+                std::fs::remove_file(&path).map_err(|error| PortError::io("remove", &path, error))?;
+            }
+            report.add(ProblemKind::Leftover, name, "a damaged index that was put aside", options.repair);
+        }
+        Ok(())
+    }
+
+    fn old_databases(&self) -> Result<Vec<PathBuf>> {
+        let dir = self.root.path();
+        let entries = std::fs::read_dir(dir).map_err(|error| PortError::io("read", dir, error))?;
+        let old = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("index.db.damaged-"))
+        };
+        let mut out: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(old).collect();
+        out.sort();
+        Ok(out)
+    }
+}
+
+#[derive(Default)]
+struct Lost {
+    records: Vec<(i64, String)>,
+    images: Vec<String>,
+}
+
+fn counted(layer: &CommittedLayer) -> String {
+    format!("it does not hold the {} entries and {} bytes it was made with", layer.entries, layer.bytes)
+}
+
+/// What SQLite finds wrong with its pages, and rows that differ from their sums.
+fn damaged_rows(db: &Connection) -> Outcome<Vec<String>> {
+    let mut statement = db.prepare("PRAGMA integrity_check(20)")?;
+    let found: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let mut out: Vec<String> = found.into_iter().filter(|text| text != "ok").collect();
+    let mut note = |result: Outcome<()>| match result {
+        Err(Fault::Damaged(text)) => {
+            out.push(text);
+            Ok(())
+        }
+        other => other,
+    };
+    for key in names(db, "SELECT name FROM keys")? {
+        let key = KeyId(key.into());
+        note(keys::links_to(db, &key).map(drop))?;
+        note(records::fetch(db, &[key]).map(drop))?;
+    }
+    for layer in names(db, "SELECT name FROM layers")? {
+        let Ok(layer) = layer.parse::<LayerId>() else {
+            note(Err(Fault::Damaged(format!("{layer:?} is no name of a layer"))))?;
+            continue;
+        };
+        note(layers::check_row(db, &layer))?;
+    }
+    note(crate::images::check_rows(db))?;
+    Ok(out)
+}
+
+fn names(db: &Connection, sql: &str) -> Outcome<Vec<String>> {
+    let mut statement = db.prepare(sql)?;
+    Ok(statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
+}
+
+fn all_records(db: &Connection) -> Outcome<Vec<(i64, String, String)>> {
+    let mut statement = db.prepare_cached("SELECT id, layers, description FROM records ORDER BY id")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// The blobs of layers with the sizes they should have.
+fn blob_sizes(db: &Connection) -> Outcome<Vec<(Digest, u64)>> {
+    let mut out = vec![];
+    for layer in names(db, "SELECT name FROM layers")? {
+        let Ok(layer) = layer.parse::<LayerId>() else { continue };
+        let Some(stored) = layers::fetch(db, &layer)? else { continue };
+        let blobs = layers::blobs(db, stored.row)?;
+        out.extend(blobs.into_iter().map(|blob| (blob.descriptor.digest, blob.descriptor.size)));
+    }
+    Ok(out)
+}
