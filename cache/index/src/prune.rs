@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rbuild_digest::Digest;
 use rbuild_ports::{BlobStore, ErrorKind, LayerId, Result};
 use rbuild_store::{Exclusive, Pin, Pins, Root};
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{OptionalExtension, Transaction};
 
 use crate::facts::{Facts, Stack};
 use crate::fault::Outcome;
