@@ -27,7 +27,11 @@ pub struct CombinedIndex {
     imports: Imports,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
+    watch: Option<Watch>,
 }
+
+/// Told of every result that is saved or found.
+type Watch = Arc<dyn Fn(&Snapshot) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -49,7 +53,13 @@ impl CombinedIndex {
     /// `local` with `imports`.
     #[must_use]
     pub fn new(local: Arc<dyn CacheIndex>, imports: Imports, clock: Arc<dyn Clock>) -> Self {
-        Self { local, imports, clock, state: Mutex::default() }
+        Self { local, imports, clock, state: Mutex::default(), watch: None }
+    }
+
+    /// The same, where `watch` is told of every result that is saved or found.
+    #[must_use]
+    pub fn watched(self, watch: Watch) -> Self {
+        Self { watch: Some(watch), ..self }
     }
 
     /// All caches, once they are read.
@@ -300,6 +310,9 @@ impl CacheIndex for CombinedIndex {
         }
         let found = self.local.records(&local)?;
         if !found.is_empty() || places.is_empty() {
+            if let (Some(watch), Some(record)) = (&self.watch, found.first()) {
+                watch(&record.snapshot);
+            }
             return Ok(found);
         }
         self.adopt(&places)
@@ -308,6 +321,9 @@ impl CacheIndex for CombinedIndex {
     fn save(&self, query: &KeyQuery, record: Option<&NewRecord>) -> Result<KeyId> {
         let key = self.local.save(&self.saving_query(query)?, record)?;
         self.reached(std::slice::from_ref(&key), query);
+        if let (Some(watch), Some(record)) = (&self.watch, record) {
+            watch(&record.snapshot);
+        }
         Ok(key)
     }
 

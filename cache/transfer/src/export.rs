@@ -103,6 +103,27 @@ pub fn export_cache(
     Err(PortError::new(ErrorKind::Network, message).help("try again, or export to a name of its own"))
 }
 
+/// Compresses one layer for an export to come, and sends it if there is a target already.
+///
+/// # Errors
+/// As `export_cache`.
+pub fn send_ahead(
+    cx: &ExportContext<'_>,
+    maker: &LayerMaker<'_>,
+    target: Option<&dyn CacheTarget>,
+    options: &CacheOptions,
+    layer: &LayerId,
+) -> Result<()> {
+    let prepared = maker.ensure_blob(layer, &options.compression)?;
+    if let Some(target) = target
+        && prepared.place == Place::Store
+    {
+        let (sent, skipped) = Default::default();
+        Export { cx, maker, target, options, sent, skipped }.send_one(&prepared)?;
+    }
+    Ok(())
+}
+
 /// The inline cache (base64) of an image whose layers are `image`; `None` when nothing of it can be found again.
 #[must_use]
 pub fn inline_cache(graph: &ExportGraph, image: &[LayerDescriptor]) -> Option<String> {

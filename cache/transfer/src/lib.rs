@@ -19,7 +19,7 @@ mod target;
 mod tests;
 
 pub use combined::CombinedIndex;
-pub use export::{CacheExported, export_cache, inline_cache};
+pub use export::{CacheExported, export_cache, inline_cache, send_ahead};
 pub use import::{ImportedCache, Imports};
 pub use layout_target::LayoutTarget;
 pub use registry_target::RegistryTarget;

@@ -14,6 +14,7 @@ use rbuild_graph::{NetMode, Op, SecurityMode};
 use rbuild_lower::{Lowered, MainContext};
 use rbuild_ports::{CancelToken, ErrorKind, Snapshot};
 
+use crate::ahead::{Ahead, Queue};
 use crate::caches::{Caches, Solve};
 use crate::frontend::Frontend;
 use crate::history::{self, Historian};
@@ -77,7 +78,8 @@ impl Builder {
         }
         let registry = self.store.registry(request);
         let mut ports = self.store.session(request, &vertices);
-        let imports = caches::import(request, &registry, &mut ports, &vertices, cancel);
+        let queue = Queue::of(request, &registry);
+        let imports = caches::import(request, &registry, &mut ports, &vertices, queue.as_ref(), cancel);
         let ports = Arc::new(ports);
         let began = self.store.clock().now();
         let plans = self.plan_with(request, &ports, &vertices, cancel)?;
@@ -95,7 +97,12 @@ impl Builder {
             vertices: &vertices,
             cancel,
         };
+        let ahead = queue.map(|queue| queue.start(ports.clone()));
         let solved = self.solve_all(&cache, &plans, &historian);
+        match solved {
+            Ok(_) => ahead.into_iter().for_each(Ahead::finish),
+            Err(_) => drop(ahead),
+        }
         let exported = solved.and_then(|mut solves| {
             let mut result = self.export(&cache, &solves, epoch, streams);
             if let Err(error) = &result

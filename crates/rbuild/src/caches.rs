@@ -18,6 +18,7 @@ use rbuild_ports::{CancelToken, ErrorKind, KeyId, PortError, Result, Snapshot};
 
 use rbuild_source::Registry;
 
+use crate::ahead::Queue;
 use crate::vertices::Vertices;
 use crate::{BuildRequest, Store};
 
@@ -220,15 +221,16 @@ impl<S: CacheSource> CacheSource for Shown<S> {
     }
 }
 
-/// Starts to read the imports of `request`, and makes them part of the index of `ports`.
+/// Starts to read the imports of `request`, and makes them part of the index of `ports`, which tells `ahead` of results.
 pub(crate) fn import(
     request: &BuildRequest,
     registry: &Registry,
     ports: &mut Ports,
     vertices: &Arc<Vertices>,
+    ahead: Option<&Queue>,
     cancel: &CancelToken,
 ) -> Option<Arc<CombinedIndex>> {
-    if request.cache_from.is_empty() {
+    if request.cache_from.is_empty() && ahead.is_none() {
         return None;
     }
     let sources = request.cache_from.iter().map(|from| -> Arc<dyn CacheSource> {
@@ -244,8 +246,15 @@ pub(crate) fn import(
         }
     });
     let imports = Imports::start(sources.collect(), cancel);
-    let combined = Arc::new(CombinedIndex::new(ports.index.clone(), imports, ports.clock.clone()));
+    let combined = CombinedIndex::new(ports.index.clone(), imports, ports.clock.clone());
+    let combined = Arc::new(match ahead {
+        Some(queue) => combined.watched(queue.watch()),
+        None => combined,
+    });
     ports.index = combined.clone();
+    if request.cache_from.is_empty() {
+        return Some(combined);
+    }
     let platforms = match request.platforms.as_slice() {
         [] => vec![Platform::host().to_string()],
         some => some.iter().map(ToString::to_string).collect(),

@@ -2,6 +2,7 @@
 //! and a `BuildRequest`, watch `BuildEvent`s, get a `Report` or a `BuildError`. The `rbuild` command is a client of it.
 //! It reads no environment, prints nothing and never exits.
 
+mod ahead;
 mod builder;
 mod caches;
 mod check;
