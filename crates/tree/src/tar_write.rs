@@ -74,7 +74,8 @@ impl<W: Write> TarWriter<W> {
         Self { out, buffer: Vec::new(), names: Names::Any }
     }
 
-    /// An image layer: entries whose name would be read as a whiteout are refused.
+    /// An image layer: entries whose name would be read as a whiteout are refused, and times are whole seconds, as in
+    /// the layers that containerd and so BuildKit writes.
     pub fn layer(out: W) -> Self {
         Self { out, buffer: Vec::new(), names: Names::Layer }
     }
@@ -148,7 +149,11 @@ impl<W: Write> TarWriter<W> {
     fn header(&mut self, entry: &Entry) -> Result<(), TarWriteError> {
         let name = tar_name(entry);
         let mut records = Records::default();
-        let mut block = header_block(entry, &name, &mut records)?;
+        let mtime = match self.names {
+            Names::Any => entry.mtime,
+            Names::Layer => Time { nanos: 0, ..entry.mtime },
+        };
+        let mut block = header_block(entry, &name, mtime, &mut records)?;
         for (key, value) in &entry.xattrs {
             if key.is_empty() || key.iter().any(|c| matches!(c, b'=' | 0)) {
                 return Err(TarWriteError::Unsupported {
@@ -291,9 +296,14 @@ const fn typeflag(kind: &Kind) -> u8 {
     }
 }
 
-fn header_block(entry: &Entry, name: &[u8], records: &mut Records) -> Result<[u8; BLOCK], TarWriteError> {
+fn header_block(
+    entry: &Entry,
+    name: &[u8],
+    mtime: Time,
+    records: &mut Records,
+) -> Result<[u8; BLOCK], TarWriteError> {
     let unsupported = |reason| TarWriteError::Unsupported { path: entry.path.clone(), reason };
-    let Entry { path: _, kind, mode, uid, gid, mtime, xattrs: _ } = entry;
+    let Entry { path: _, kind, mode, uid, gid, mtime: _, xattrs: _ } = entry;
     let mut block = [0; BLOCK];
     if name.len() > 100 || !name.is_ascii() {
         records.add("path", name);
@@ -328,7 +338,7 @@ fn header_block(entry: &Entry, name: &[u8], records: &mut Records) -> Result<[u8
     let whole = u64::try_from(mtime.secs).ok();
     let fits = whole.is_some_and(|secs| format::set_octal(&mut block, Field::Mtime, secs));
     if !fits || mtime.nanos != 0 {
-        records.add("mtime", pax_time(*mtime));
+        records.add("mtime", pax_time(mtime));
     }
     if !fits {
         format::set_octal(&mut block, Field::Mtime, 0);

@@ -369,6 +369,18 @@ fn written_bytes_are_stable() {
     assert_eq!(bytes.len() % 512, 0);
     // Recorded when the format was settled: a change here changes the digest of every layer.
     assert_eq!(Digest::of(&bytes).short(), "1848a894f8c5");
+    let times = |bytes: &[u8]| {
+        let mut reader = TarReader::new(bytes, Limits::default());
+        let mut times = Vec::new();
+        while let Some(entry) = reader.next_entry().unwrap() {
+            times.push(entry.mtime);
+        }
+        times
+    };
+    assert_eq!(times(&bytes)[1], Time { secs: 1_700_000_000, nanos: 0 }, "layers have whole seconds");
+    let mut plain = TarWriter::new(Vec::new());
+    plain.entry(&entry, &b"hi"[..]).unwrap();
+    assert_eq!(times(&plain.finish().unwrap()), [entry.mtime]);
 }
 
 fn names() -> impl Strategy<Value = RelPath> {
