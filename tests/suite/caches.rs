@@ -475,6 +475,14 @@ fn a_failed_export_is_a_warning_unless_asked() {
     fs::write(&file, "").expect("a file");
     request.cache_to = to_dir(&file, "");
     build(&space, &request).ok();
+    // Nothing to write it into.
+    request.cache_to = to("type=inline");
+    let built = build(&space, &request);
+    assert!(
+        built.warnings.iter().any(|it| it.contains("inline cache was not written")),
+        "{:?}",
+        built.warnings
+    );
     // Nothing to export.
     let empty = crate::common::request(&space, "FROM scratch\nLABEL a=b");
     request = BuildRequest { cache_to: to_dir(&space.path("empty"), ""), ..empty };

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rbuild_cache_remote::{Found, ImportedResult, Way};
 use rbuild_digest::Digest;
+use rbuild_oci::Descriptor;
 use rbuild_ports::{
     Alternative, CacheIndex, Clock, CommittedLayer, ImageRecord, KeyId, KeyQuery, LayerId, LayerRow,
     NewRecord, Record, RecordKind, RemoteBlob, Result, Snapshot, Timestamp,
@@ -229,8 +230,9 @@ impl CombinedIndex {
             if self.state().layers.contains(&id) {
                 continue;
             }
-            let mut descriptor = layer.descriptor.clone();
-            descriptor.annotations.clear();
+            // Nothing else that a foreign document says is kept.
+            let Descriptor { media_type, digest, size, .. } = &layer.descriptor;
+            let descriptor = Descriptor::new(media_type.clone(), *digest, *size);
             let remote = RemoteBlob { location: cache.location.clone(), descriptor };
             if !self.local.layer(&id)?.is_some_and(|row| row.remotes.contains(&remote)) {
                 let created = if layer.created == 0 { result.created } else { layer.created };

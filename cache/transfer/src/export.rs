@@ -28,6 +28,8 @@ use crate::{CacheOptions, ExistingCache};
 const PARALLEL: usize = 4;
 /// What BuildKit reads of a config.
 const BUILDKIT_LIMIT: usize = 1 << 20;
+/// Bytes of a layer in a manifest.
+const ENTRY: usize = 400;
 /// How often somebody else may come first.
 const ATTEMPTS: usize = 5;
 
@@ -225,7 +227,9 @@ impl Export<'_> {
             }
             let config = merged.config();
             let bytes = config.to_json();
-            if bytes.len() <= BUILDKIT_LIMIT || kept.is_empty() {
+            // Manifests have the same limit.
+            let largest = bytes.len().max(config.layers.len() * ENTRY);
+            if largest <= BUILDKIT_LIMIT || kept.is_empty() {
                 break (config, bytes, merged.results() - chains.results());
             }
             kept.halve();

@@ -218,7 +218,12 @@ impl CacheTo {
                 let mut attrs = attributes(&["ref", "registry.insecure"], pairs)?;
                 let options = options(&mut attrs)?;
                 let insecure = attrs.bool("registry.insecure")?.unwrap_or(false);
-                Ok(Self::Registry { reference: reference(&mut attrs)?, insecure, options })
+                let reference = reference(&mut attrs)?;
+                if reference.digest.is_some() {
+                    let reason = "a cache is exported to a tag, not to a digest";
+                    return Err(attrs.value("ref", &reference.to_string(), reason).into());
+                }
+                Ok(Self::Registry { reference, insecure, options })
             }
             "local" => {
                 let mut attrs = attributes(&["dest", "tag", "reset"], pairs)?;
@@ -442,6 +447,7 @@ mod tests {
             ("type=inline,dest=d", "expected one of mode, ignore-error"),
             ("type=registry,ref=a,image-manifest=true,oci-mediatypes=false", "needs OCI media types"),
             ("a,b", "once for each"),
+            (&format!("type=registry,ref=a@{}", Digest::of("")), "not to a digest"),
         ] {
             let error = text.parse::<CacheTo>().unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");

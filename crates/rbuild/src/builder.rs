@@ -113,7 +113,9 @@ impl Builder {
                 solves = self.solve_all(&cache, &plans, &historian)?;
                 result = self.export(&cache, &solves, epoch, streams);
             }
-            Ok((result?, self.export_caches(&cache, &solves)?))
+            let exported = result?;
+            cache.warn(&exported);
+            Ok((exported, self.export_caches(&cache, &solves)?))
         });
         self.store.finish_build();
         let trace = historian.trace();

@@ -11,7 +11,7 @@ use rbuild_cache_transfer::{
 };
 use rbuild_digest::Digest;
 use rbuild_engine::{Ports, SolvedStep};
-use rbuild_export::{BuiltImage, LayerDescriptor};
+use rbuild_export::{BuiltImage, Exported, LayerDescriptor};
 use rbuild_graph::{Graph, MountKind, NodeId, Op};
 use rbuild_oci::Platform;
 use rbuild_ports::{CancelToken, ErrorKind, KeyId, PortError, Result, Snapshot};
@@ -79,6 +79,26 @@ impl Caches<'_> {
             }
         }
         Ok(false)
+    }
+
+    /// Tells of exports that cannot do what was meant.
+    pub(crate) fn warn(&self, exported: &Exported) {
+        let pushed = exported.outputs.iter().any(|output| output.kind == "registry");
+        for to in &self.request.cache_to {
+            match to {
+                CacheTo::Inline if exported.descriptor.is_none() => self.vertices.warn(
+                    "the inline cache was not written: it is part of an image that is exported, as with --push",
+                ),
+                CacheTo::Registry { reference, .. }
+                    if pushed && exported.names.contains(&reference.to_string()) =>
+                {
+                    self.vertices.warn(format!(
+                        "the cache takes the place of the image that was pushed as {reference}: give it a tag of its own, or use type=inline"
+                    ));
+                }
+                _ => {}
+            }
+        }
     }
 
     /// What an exported cache says of the steps.
