@@ -4,8 +4,8 @@
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 
-use rbuild_ports::{ErrorKind, PortError, Result};
-use rbuild_tree::{Entry, Kind, Limits, RelPath, TarReader, Xattrs};
+use rbuild_ports::Result;
+use rbuild_tree::{Entry, Kind, Limits, Problem, RelPath, TarReadError, TarReader, Xattrs};
 use rustix::fs::{self, AtFlags};
 
 use super::copy::{Copy, kind};
@@ -14,6 +14,8 @@ use crate::meta::{Meta, failed};
 use crate::resolve::resolve;
 use crate::unpack::{Stream, invalid, portable, stream, tar_error, write_content};
 
+/// What unpacking xz may take, in KiB: `xz -9` asks for 65 MiB.
+const XZ_KIB: u32 = 256 << 10;
 /// Bytes that tell the compressions apart.
 const MAGIC: usize = 6;
 
@@ -26,15 +28,18 @@ pub(crate) fn unpack_into(copy: &Copy<'_>, dest: &Dest, source: &RelPath) -> Res
         return Ok(false);
     }
     let mut file = from.open(&place)?;
-    let Some(mut data) = decompress(&mut file, &place)? else { return Ok(false) };
+    let mut data = decompress(&mut file, &place)?;
     let mut probe = TarReader::new(BufReader::new(&mut data), Limits::default());
-    if !matches!(probe.next_entry(), Ok(Some(_))) {
-        return Ok(false);
+    match probe.next_entry() {
+        Ok(Some(_)) => {}
+        // It is an archive, and an unsafe one: unpacking says so.
+        Err(TarReadError::Invalid { problem: Problem::Path(_), .. }) => {}
+        Ok(None) | Err(_) => return Ok(false),
     }
     drop(probe);
     drop(data);
     file.rewind().map_err(|e| failed("read", &place, e))?;
-    let Some(mut data) = decompress(&mut file, &place)? else { return Ok(false) };
+    let mut data = decompress(&mut file, &place)?;
     let result = unpack(copy, dest, &mut data);
     drop(data);
     result.map_err(|error| error.context(format!("cannot unpack {place}")))?;
@@ -44,8 +49,8 @@ pub(crate) fn unpack_into(copy: &Copy<'_>, dest: &Dest, source: &RelPath) -> Res
     Ok(true)
 }
 
-/// The content of `file`, decompressed if it is compressed; `None` where that is not possible at all.
-fn decompress<'f>(file: &'f mut File, path: &RelPath) -> Result<Option<Box<dyn Read + 'f>>> {
+/// The content of `file`, decompressed if it is compressed.
+fn decompress<'f>(file: &'f mut File, path: &RelPath) -> Result<Box<dyn Read + 'f>> {
     let fail = |e: std::io::Error| failed("read", path, e);
     let mut magic = [0; MAGIC];
     let mut got = 0;
@@ -58,26 +63,15 @@ fn decompress<'f>(file: &'f mut File, path: &RelPath) -> Result<Option<Box<dyn R
         }
     }
     file.rewind().map_err(fail)?;
-    Ok(Some(match magic {
+    Ok(match magic {
         [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(file)),
         [b'B', b'Z', b'h', ..] => Box::new(bzip2::read::MultiBzDecoder::new(file)),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::stream::read::Decoder::new(file).map_err(fail)?),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => return xz(path),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
+            Box::new(lzma_rust2::XzReader::new_mem_limit(BufReader::new(file), true, XZ_KIB))
+        }
         _ => Box::new(file),
-    }))
-}
-
-/// Archives that cannot be read are an error rather than copied as they are, which would be something else.
-fn xz<T>(path: &RelPath) -> Result<Option<T>> {
-    let name = path.file_name().unwrap_or_default();
-    if !name.ends_with(b".tar.xz") && !name.ends_with(b".txz") {
-        return Ok(None);
-    }
-    let error = PortError::new(
-        ErrorKind::Unsupported,
-        format!("{path} is compressed with xz, which cannot be unpacked"),
-    );
-    Err(error.help("compress it with gzip or zstd, or COPY it and unpack it with RUN"))
+    })
 }
 
 /// Where the archive goes, and how.

@@ -593,7 +593,7 @@ fn archives_are_unpacked() {
         /t/d/via f 0644 0:0 @0 1 =v
         /t/real d 0755 0:0 @0
         /t/real/l l 0777 0:0 @0 -> /d";
-    for tool in ["cat", "gzip", "bzip2", "zstd"] {
+    for tool in ["cat", "gzip", "bzip2", "zstd", "xz"] {
         let data = if tool == "cat" { Some(archive.clone()) } else { compressed(tool, &archive) };
         let Some(data) = data else { continue };
         let test = store();
@@ -611,6 +611,24 @@ fn archives_are_unpacked() {
         let text = test.dump_layer(out[0].layers.last().unwrap());
         assert!(text.ends_with("/t/plain.gz f 0644 0:0 @0 5 =plain\n"), "{text}");
     }
+}
+
+/// A first entry outside of the destination does not make an archive a plain file.
+#[test]
+fn archives_that_begin_outside_are_refused() {
+    let mut archive = tar("f xx/escaped =x");
+    archive[..2].copy_from_slice(b"..");
+    archive[148..156].copy_from_slice(b"        ");
+    let sum: u32 = archive[..512].iter().map(|byte| u32::from(*byte)).sum();
+    archive[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let test = store();
+    let source = test.snapshot(&["f a.tar =x"]);
+    std::fs::write(test.dir.path().join("layers").join(source.layers[0].as_str()).join("a.tar"), archive)
+        .unwrap();
+    let add = FileKind::Copy(CopyAction { attempt_unpack: true, ..copy("a.tar", "/t/") });
+    let inputs = [FileInput::Snapshot(test.snapshot(&["d etc"])), FileInput::Snapshot(source)];
+    let error = run(&test, &chain(vec![add]), &inputs).unwrap_err();
+    assert!(error.message.contains("cannot unpack /a.tar") && error.message.contains(".."), "{error}");
 }
 
 #[test]
