@@ -206,15 +206,7 @@ fn an_unused_stage_is_not_built() {
 #[test]
 fn after_pruning_everything() {
     let Some((space, request)) = built(TREE, TWO_COPIES) else { return };
-    let report = builder(&space).store().prune(&PruneOptions {
-        all: true,
-        unused_for: None,
-        only: None,
-        reserved_space: None,
-        max_used_space: None,
-        min_free_space: None,
-        dry_run: false,
-    });
+    let report = builder(&space).store().prune(&PruneOptions { all: true, ..PruneOptions::default() });
     assert!(!report.expect("pruning").removed.is_empty());
     let again = build(&space, &request);
     assert!(again.text().contains("COPY a /a: ran, "), "{}", again.text());

@@ -6,7 +6,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::facts::{Facts, Stack};
-use crate::usage::UsageKind;
+use crate::filter::Filters;
+use crate::usage::{self, UsageKind, UsageRow};
 
 /// Blobs of no layer up to this size are documents, which only `all` removes.
 const DOCUMENT: u64 = 4 << 20;
@@ -15,7 +16,7 @@ const DOCUMENT: u64 = 4 << 20;
 const MOUNT_COST_MS: u64 = 10_000;
 
 /// What to remove. Named images keep their layers in any case, and so does whatever a live build uses.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct PruneOptions {
     /// Also base images, documents of registries, and records whose layers stay for another reason.
     pub all: bool,
@@ -23,6 +24,8 @@ pub struct PruneOptions {
     pub unused_for: Option<Duration>,
     /// Only this kind.
     pub only: Option<UsageKind>,
+    /// Only what these let through.
+    pub filters: Filters,
     /// Stop at this many bytes, whatever the other two say.
     pub reserved_space: Option<u64>,
     /// Remove only as long as there is more than this.
@@ -104,9 +107,11 @@ pub(crate) fn plan(facts: &Facts, options: &PruneOptions) -> Plan {
     }
     let mut total = facts.total();
     let kind_matches = |kind| options.only.is_none_or(|only| only == kind);
+    let rows = usage::layer_rows(facts);
+    let admits = |row: Option<UsageRow>| row.is_none_or(|row| options.filters.admit(&row));
     if kind_matches(UsageKind::Layer) {
         for (at, layer) in facts.layers.iter().enumerate() {
-            if holders[at] == 0 && layer.images.is_empty() && !layer.pinned {
+            if holders[at] == 0 && admits(rows.get(at).cloned()) && layer.images.is_empty() && !layer.pinned {
                 out.layers.push((at, Reason::Orphan));
                 total = total.saturating_sub(layer.bytes);
             }
@@ -114,6 +119,14 @@ pub(crate) fn plan(facts: &Facts, options: &PruneOptions) -> Plan {
     }
     let limit = limit(facts, options, total);
     for candidate in candidates(facts, options, &mut out.in_use) {
+        let admitted = match candidate.unit {
+            Unit::Stack(at) => admits(facts.stacks[at].layers.last().and_then(|top| rows.get(*top)).cloned()),
+            Unit::Blob(at) => admits(usage::blob_row(facts, at)),
+            Unit::Mount(at) => admits(usage::mount_row(facts, at)),
+        };
+        if !admitted {
+            continue;
+        }
         if limit.is_some_and(|limit| total <= limit) {
             break;
         }

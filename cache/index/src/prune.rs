@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rbuild_digest::Digest;
-use rbuild_ports::{BlobStore, ErrorKind, LayerId, Result};
+use rbuild_ports::{BlobStore, ErrorKind, LayerId, PortError, Result};
 use rbuild_store::{Exclusive, Pin, Pins, Root};
 use rusqlite::{OptionalExtension, Transaction};
 
@@ -17,6 +17,7 @@ use crate::fault::Outcome;
 use crate::format::{count, digest};
 use crate::index::in_use;
 use crate::plan::{Plan, PruneOptions, Reason, Unit, plan};
+use crate::policy::{GcPolicy, passes};
 use crate::usage::{self, UsageKind, UsageRow};
 use crate::{Index, layers, records, sync};
 
@@ -86,6 +87,30 @@ impl Index {
         }
         self.carry_out(&facts, &plan, &mut report)?;
         self.tidy()?;
+        Ok(report)
+    }
+
+    /// Removes what a policy says; nothing is touched when nothing has to go. Builds go on meanwhile.
+    ///
+    /// # Errors
+    /// As [`Index::prune`].
+    pub fn collect(&self, policy: &GcPolicy) -> Result<PruneReport> {
+        let path = self.root.path();
+        let stat =
+            rustix::fs::statvfs(path).map_err(|error| PortError::io("read the size of", path, error))?;
+        let disk = stat.f_blocks.saturating_mul(stat.f_frsize);
+        let mut report = PruneReport::default();
+        let mut facts = self.heal(|| self.facts())?;
+        for pass in passes(policy, disk) {
+            let plan = plan(&facts, &pass);
+            if !plan.units.is_empty() || !plan.layers.is_empty() {
+                self.carry_out(&facts, &plan, &mut report)?;
+                facts = self.heal(|| self.facts())?;
+            }
+        }
+        if !report.removed.is_empty() {
+            self.tidy()?;
+        }
         Ok(report)
     }
 

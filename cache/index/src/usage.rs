@@ -50,6 +50,14 @@ pub struct UsageRow {
     pub in_use: bool,
 }
 
+impl UsageKind {
+    /// BuildKit's word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        crate::filter::kind_word(self)
+    }
+}
+
 impl Index {
     /// All that takes space: layers in the order they were made, then blobs, then cache mounts.
     ///

@@ -168,6 +168,8 @@ pub(crate) struct BuildArgs {
     /// Say why each step ran, and where what was cached came from
     #[arg(long)]
     pub(crate) explain: bool,
+    #[command(flatten)]
+    pub(crate) gc: GcArgs,
 }
 
 /// `rbuild plan`.
@@ -276,9 +278,30 @@ pub(crate) struct ImagesArgs {
     pub(crate) format: String,
 }
 
+/// How large the cache may become.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Cache size, kept after each build")]
+pub(crate) struct GcArgs {
+    /// Collect unused cache after the build: true or false
+    #[arg(long, value_name = "BOOL", default_value = "true", env = "RBUILD_GC")]
+    pub(crate) gc: String,
+    /// What is never collected: 5g or 10% [default: 10% of the disk, at most 10 GB]
+    #[arg(long, value_name = "SIZE", env = "RBUILD_GC_RESERVED_SPACE")]
+    pub(crate) gc_reserved_space: Option<String>,
+    /// The most that the cache takes [default: 80% of the disk, at most 100 GB]
+    #[arg(long, value_name = "SIZE", env = "RBUILD_GC_MAX_USED_SPACE")]
+    pub(crate) gc_max_used_space: Option<String>,
+    /// What the disk keeps free [default: 20%]
+    #[arg(long, value_name = "SIZE", env = "RBUILD_GC_MIN_FREE_SPACE")]
+    pub(crate) gc_min_free_space: Option<String>,
+}
+
 /// `rbuild du`.
 #[derive(Args, Debug)]
 pub(crate) struct DuArgs {
+    /// Only what matches: type=exec.cachemount, inuse, shared!=true, description~=REGEX, id=ID, until=24h
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) filter: Vec<String>,
     /// table or json
     #[arg(long, default_value = "table")]
     pub(crate) format: String,
@@ -310,12 +333,21 @@ pub(crate) struct PruneArgs {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) force: bool,
-    /// Only what was not used for this long: 24h, 30m
-    #[arg(long, value_name = "until=DURATION")]
+    /// Only what matches: until=24h, type=exec.cachemount, inuse, shared!=true, description~=REGEX, id=ID
+    #[arg(long, value_name = "FILTER")]
     pub(crate) filter: Vec<String>,
-    /// Keep this much
-    #[arg(long, value_name = "SIZE", alias = "max-used-space", alias = "reserved-space")]
-    pub(crate) keep_storage: Option<String>,
+    /// Keep this much, whatever the other limits say
+    #[arg(long, value_name = "SIZE", alias = "keep-storage")]
+    pub(crate) reserved_space: Option<String>,
+    /// Remove only as long as there is more than this
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_used_space: Option<String>,
+    /// Remove only as long as the disk has less free than this
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) min_free_space: Option<String>,
+    /// Say what each entry is for
+    #[arg(long)]
+    pub(crate) verbose: bool,
     /// Say what would go, and why
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -7,6 +7,7 @@ mod builder;
 mod caches;
 mod check;
 mod codes;
+mod collect;
 mod context_stream;
 mod error;
 mod event;
@@ -37,11 +38,13 @@ pub use request::{
 };
 pub use store::{Store, StoreOptions};
 
+pub use collect::Collecting;
 pub use rbuild_cache_explain::{
     Cause, Explanation, FileChange, FileChangeKind, Found, Outcome, Root, Step, StepKind, Trace, explanation,
     to_json as explanation_json,
 };
 pub use rbuild_cache_index::{CheckOptions, Problem, ProblemKind, StoreReport};
+pub use rbuild_cache_index::{FilterError, Filters, GcPolicy, Share};
 pub use rbuild_cache_index::{PruneOptions, PruneReport, PrunedRow, UsageKind, UsageRow};
 pub use rbuild_cache_transfer::{CacheFrom, CacheMode, CacheOptions, CacheSpecError, CacheTo};
 pub use rbuild_diag::{Diagnostic, LineCol, RenderOptions, Severity, SourceFile, Span, nearest, render};

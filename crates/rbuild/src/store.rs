@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rbuild_cache_explain::Trace;
 use rbuild_cache_index::{
-    CheckOptions, Index, Options as IndexOptions, PruneOptions, PruneReport, StoreReport, UsageRow,
+    CheckOptions, GcPolicy, Index, Options as IndexOptions, PruneOptions, PruneReport, StoreReport, UsageRow,
 };
 use rbuild_engine::Ports;
 use rbuild_export::EngineAccess;
@@ -18,6 +18,7 @@ use rbuild_source::{DockerConfig, HostSources, ProxyOptions, Registry, RegistryO
 use rbuild_store::{BootId, FileFlights, History, Root, Store as Blobs, Sums};
 
 use crate::check::Inspector;
+use crate::collect::Collecting;
 use crate::history::Historian;
 use crate::secrets::Lent;
 use crate::vertices::Vertices;
@@ -148,6 +149,12 @@ impl Store {
         self.index.images()
     }
 
+    /// The time, as the store has it.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// All that takes space.
     ///
     /// # Errors
@@ -166,6 +173,12 @@ impl Store {
             self.index.promote()?;
         }
         Ok(report)
+    }
+
+    /// Starts to remove what `policy` says is too much; see `Collecting`.
+    #[must_use]
+    pub fn start_collecting(&self, policy: GcPolicy) -> Collecting {
+        Collecting::start(self.root.path(), self.index.clone(), policy)
     }
 
     /// Looks the whole store over; see `CheckOptions`. Builds may go on meanwhile.

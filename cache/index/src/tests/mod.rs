@@ -283,13 +283,5 @@ pub(crate) fn query(op: &str, inputs: &[&[&str]]) -> KeyQuery {
 }
 
 pub(crate) fn everything() -> PruneOptions {
-    PruneOptions {
-        all: true,
-        unused_for: None,
-        only: None,
-        reserved_space: None,
-        max_used_space: None,
-        min_free_space: None,
-        dry_run: false,
-    }
+    PruneOptions { all: true, ..PruneOptions::default() }
 }

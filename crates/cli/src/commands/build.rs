@@ -4,12 +4,15 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use rbuild::{BuildError, Builder, CancelToken, Diagnostic, OutputStreams, Report, write_file};
+use rbuild::{
+    BuildError, Builder, CancelToken, Diagnostic, GcPolicy, OutputStreams, Report, Share, write_file,
+};
 
-use crate::args::{BuildArgs, Cli, MessageFormat, ProgressMode};
+use crate::args::{BuildArgs, Cli, GcArgs, MessageFormat, ProgressMode};
 use crate::commands::call;
 use crate::error::Failure;
 use crate::render::{Display, eprint, explain, print};
+use crate::request::Usage;
 use crate::{environment, messages, request, signals};
 
 /// Builds, or does what `--call` says instead.
@@ -22,6 +25,7 @@ pub(crate) fn run(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
 }
 
 fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
+    let policy = policy(&args.gc)?;
     let store = environment::open_store(cli)?;
     let prepared = request::build(args, store.root())?;
     let builder = Builder::new(store)?;
@@ -52,7 +56,34 @@ fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     if prepared.request.outputs.is_empty() && prepared.request.tags.is_empty() && !silent(args) {
         messages::note("without -t or -o the result stays in the cache only; -t NAME keeps it as an image");
     }
+    if let Some(policy) = policy {
+        // Who waits for the build has its result; what is not removed in a moment goes after the next build.
+        drop(builder.store().start_collecting(policy).wait());
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How large the cache may become; `None` if nothing is to be collected.
+fn policy(args: &GcArgs) -> Result<Option<GcPolicy>, Usage> {
+    match args.gc.as_str() {
+        "true" | "1" | "on" => {}
+        "false" | "0" | "off" => return Ok(None),
+        other => return Err(Usage(format!("--gc: {other:?} is neither true nor false"))),
+    }
+    let share = |text: &Option<String>| -> Result<Option<Share>, Usage> {
+        let Some(text) = text else { return Ok(None) };
+        let percent = text.strip_suffix('%').map(|number| number.trim().parse::<u8>());
+        Ok(Some(match percent {
+            Some(Ok(percent)) if percent <= 100 => Share::Percent(percent),
+            Some(_) => return Err(Usage(format!("{text:?} is no part of the disk; write 0% to 100%"))),
+            None => Share::Bytes(request::size_bytes(text)?),
+        }))
+    };
+    Ok(Some(GcPolicy {
+        reserved_space: share(&args.gc_reserved_space)?,
+        max_used_space: share(&args.gc_max_used_space)?,
+        min_free_space: share(&args.gc_min_free_space)?,
+    }))
 }
 
 /// Lines of progress among JSON would be no JSON: they are shown only when they are asked for.

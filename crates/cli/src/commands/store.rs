@@ -2,8 +2,9 @@
 
 use std::io::{IsTerminal, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use rbuild::{PruneOptions, UsageRow};
+use rbuild::{Filters, PruneOptions, Timestamp, UsageRow};
 use serde_json::json;
 
 use crate::args::{Cli, DuArgs, ImagesArgs, PruneArgs};
@@ -39,8 +40,11 @@ pub(crate) fn images(cli: &Cli, args: &ImagesArgs) -> Result<ExitCode, Failure> 
 
 /// Shows what the store holds.
 pub(crate) fn du(cli: &Cli, args: &DuArgs) -> Result<ExitCode, Failure> {
+    let filters = filters(&args.filter)?;
     let store = environment::open_store(cli)?;
-    let rows = store.usage()?;
+    let mut rows = store.usage()?;
+    let now = store.now();
+    rows.retain(|row| filters.admit(row) && unused(row, &filters, now));
     if json_wanted(&args.format)? {
         for row in &rows {
             print(&usage_json(row).to_string());
@@ -53,16 +57,17 @@ pub(crate) fn du(cli: &Cli, args: &DuArgs) -> Result<ExitCode, Failure> {
             row.kind.to_string(),
             bytes(row.size),
             if row.in_use || row.shared { "no" } else { "yes" }.to_owned(),
-            row.last_used.map_or_else(String::new, |at| rfc3339(at)[..19].replace('T', " ")),
+            row.last_used.map_or_else(String::new, time),
         ];
         if args.verbose {
+            line.extend([row.use_count.to_string(), row.shared.to_string(), row.in_use.to_string()]);
             line.push(row.description.clone());
         }
         line
     });
     let mut head = vec!["ID", "TYPE", "SIZE", "RECLAIMABLE", "LAST USED"];
     if args.verbose {
-        head.push("DESCRIPTION");
+        head.extend(["USES", "SHARED", "IN USE", "DESCRIPTION"]);
     }
     table(&head, lines.collect());
     let total: u64 = rows.iter().map(|row| row.size).sum();
@@ -73,35 +78,62 @@ pub(crate) fn du(cli: &Cli, args: &DuArgs) -> Result<ExitCode, Failure> {
 
 /// Removes cache.
 pub(crate) fn prune(cli: &Cli, args: &PruneArgs) -> Result<ExitCode, Failure> {
-    let mut unused_for = None;
-    for filter in &args.filter {
-        match filter.split_once('=') {
-            Some(("until" | "unused-for", value)) => unused_for = Some(duration_secs(value)?),
-            _ => return Err(Usage(format!("--filter: {filter:?} is not until=DURATION")).into()),
-        }
-    }
-    let keep_storage = args.keep_storage.as_deref().map(size_bytes).transpose()?;
+    let filters = filters(&args.filter)?;
+    let size = |text: &Option<String>| text.as_deref().map(size_bytes).transpose();
+    let (reserved_space, max_used_space, min_free_space) =
+        (size(&args.reserved_space)?, size(&args.max_used_space)?, size(&args.min_free_space)?);
     if !args.force && !args.dry_run && !confirmed(args.all)? {
         return Ok(ExitCode::from(1));
     }
     let store = environment::open_store(cli)?;
     let options = PruneOptions {
         all: args.all,
-        unused_for: unused_for.map(std::time::Duration::from_secs),
+        unused_for: filters.unused_for,
         only: None,
-        reserved_space: None,
-        max_used_space: keep_storage,
-        min_free_space: None,
+        filters,
+        reserved_space,
+        max_used_space,
+        min_free_space,
         dry_run: args.dry_run,
     };
     let report = store.prune(&options)?;
     let lines = report.removed.iter().map(|row| {
-        vec![row.row.id.clone(), row.row.kind.to_string(), bytes(row.row.size), row.reason.to_string()]
+        let mut line =
+            vec![row.row.id.clone(), row.row.kind.to_string(), bytes(row.row.size), row.reason.to_string()];
+        if args.verbose {
+            line.extend([row.row.last_used.map_or_else(String::new, time), row.row.description.clone()]);
+        }
+        line
     });
-    table(&["ID", "TYPE", "SIZE", "WHY"], lines.collect());
+    let mut head = vec!["ID", "TYPE", "SIZE", "WHY"];
+    if args.verbose {
+        head.extend(["LAST USED", "DESCRIPTION"]);
+    }
+    table(&head, lines.collect());
+    if report.in_use > 0 {
+        print(&format!("In use and kept:\t{}", report.in_use));
+    }
     let verb = if args.dry_run { "Would reclaim" } else { "Reclaimed" };
     print(&format!("{verb}:\t{}", bytes(report.reclaimed)));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a row was unused for as long as the filters say.
+fn unused(row: &UsageRow, filters: &Filters, now: Timestamp) -> bool {
+    let Some(wanted) = filters.unused_for else { return true };
+    let nanos = i64::try_from(wanted.as_nanos()).unwrap_or(i64::MAX);
+    row.last_used.is_none_or(|used| now.0.saturating_sub(used.0) >= nanos)
+}
+
+/// Reads `--filter`.
+fn filters(texts: &[String]) -> Result<Filters, Failure> {
+    let duration = |text: &str| duration_secs(text).ok().map(Duration::from_secs);
+    Ok(Filters::parse(texts, &duration).map_err(|error| Usage(format!("--filter: {error}")))?)
+}
+
+/// To the second.
+fn time(at: Timestamp) -> String {
+    rfc3339(at).get(..19).unwrap_or_default().replace('T', " ")
 }
 
 fn confirmed(all: bool) -> Result<bool, Failure> {
@@ -117,7 +149,7 @@ fn confirmed(all: bool) -> Result<bool, Failure> {
 }
 
 fn usage_json(row: &UsageRow) -> serde_json::Value {
-    json!({"id": row.id, "type": row.kind.to_string(), "size": row.size, "shared": row.shared, "inUse": row.in_use, "createdAt": row.created.map(rfc3339), "lastUsedAt": row.last_used.map(rfc3339), "usageCount": row.use_count, "description": row.description})
+    json!({"id": row.id, "type": row.kind.word(), "size": row.size, "shared": row.shared, "inUse": row.in_use, "createdAt": row.created.map(rfc3339), "lastUsedAt": row.last_used.map(rfc3339), "usageCount": row.use_count, "description": row.description})
 }
 
 fn json_wanted(format: &str) -> Result<bool, Failure> {
