@@ -74,6 +74,13 @@ fn caches(args: &BuildArgs, request: &mut BuildRequest) -> Result<()> {
         }
         request.cache_to.push(to);
     }
+    // The older way to ask for it.
+    let asked = request.build_args.iter().rev().find(|(name, _)| name == "BUILDKIT_INLINE_CACHE");
+    let inline =
+        asked.is_some_and(|(_, value)| matches!(value.as_str(), "1" | "t" | "T" | "true" | "True" | "TRUE"));
+    if inline && !request.cache_to.contains(&rbuild::CacheTo::Inline) {
+        request.cache_to.push(rbuild::CacheTo::Inline);
+    }
     Ok(())
 }
 
