@@ -109,7 +109,7 @@ fn prepare(copy: &Copy<'_>, tree: &TreeCopy<'_>, source: &RelPath) -> Result<(En
     let dest = tree.dest;
     let wanted = action.dest.as_bytes();
     let parents = Meta {
-        mode: 0o755,
+        mode: tree.stamp.mode.made_dirs(),
         uid: owner.map_or(0, |owner| owner.uid),
         gid: owner.map_or(0, |owner| owner.gid),
         mtime: tree.stamp.time.unwrap_or(dest.now()),

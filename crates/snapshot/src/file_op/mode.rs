@@ -1,6 +1,15 @@
-//! Permission changes as chmod writes them: `u=rwX,go=rX`, `+x`, `a-w`, `0755`. There is no file mode mask.
+//! Permission changes: octal, or as BSD's chmod writes them, which is what BuildKit takes: `u=rwX,go=rX`, `+x`, `a-w`.
+//! There is no file mode mask. Where BSD differs from GNU, BSD counts: `o=t` and `o+s` do nothing, `=` clears the
+//! sticky bit only where `t` is named, `g=u` leaves set-id bits, `X` asks for the mode before all changes.
 
 use rbuild_ports::{ErrorKind, PortError, Result};
+
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
+const STICKY: u32 = 0o1000;
+const OTHERS: u32 = 0o007;
+/// All that `=` without names clears.
+const STANDARD: u32 = SET_UID | SET_GID | 0o777;
 
 /// What becomes of permission bits.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -9,32 +18,30 @@ pub(crate) enum ModeChange {
     Keep,
     /// These, whatever was there.
     Set(u32),
-    /// Clauses in order.
-    Symbolic(Vec<Clause>),
+    /// Changes in order.
+    Symbolic(Vec<Change>),
 }
 
-/// One operator of one clause.
+/// One change of bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Clause {
-    /// Who: bits of 4 user, 2 group, 1 others.
-    who: u32,
-    op: Op,
-    perms: Perms,
+pub(crate) enum Change {
+    Add(u32),
+    Remove(u32),
+    /// These, for directories and for what somebody could execute.
+    Search(u32),
+    /// The bits of a class, `shift` from the right, for the classes of which `to` has bits.
+    Copy {
+        shift: u32,
+        to: u32,
+        op: Op,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Op {
+pub(crate) enum Op {
     Add,
     Remove,
     Set,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Perms {
-    /// `rwxXst`.
-    Letters { rwx: u32, search: bool, set_id: bool, sticky: bool },
-    /// Copied from the user, the group or the others: by how far their bits are shifted.
-    CopyOf(u32),
 }
 
 impl ModeChange {
@@ -54,7 +61,37 @@ impl ModeChange {
         match self {
             Self::Keep => mode,
             Self::Set(set) => *set,
-            Self::Symbolic(clauses) => clauses.iter().fold(mode, |mode, clause| clause.apply(mode, is_dir)),
+            Self::Symbolic(changes) => {
+                let searchable = is_dir || mode & 0o111 != 0;
+                changes.iter().fold(mode, |mode, change| change.apply(mode, searchable))
+            }
+        }
+    }
+
+    /// The bits of directories that are made on the way to what is copied. BuildKit makes them with the octal mode, and
+    /// its process has the usual mask.
+    pub(crate) fn made_dirs(&self) -> u32 {
+        match self {
+            Self::Set(set) => set & 0o755,
+            Self::Keep | Self::Symbolic(_) => 0o755,
+        }
+    }
+}
+
+impl Change {
+    fn apply(self, mode: u32, searchable: bool) -> u32 {
+        match self {
+            Self::Add(bits) => mode | bits,
+            Self::Remove(bits) => mode & !bits,
+            Self::Search(bits) => mode | if searchable { bits } else { 0 },
+            Self::Copy { shift, to, op } => {
+                let bits = (mode >> shift & 7) * 0o111 & to;
+                match op {
+                    Op::Add => mode | bits,
+                    Op::Remove => mode & !bits,
+                    Op::Set => mode & !to | bits,
+                }
+            }
         }
     }
 }
@@ -62,107 +99,112 @@ impl ModeChange {
 fn parse(text: &str) -> Option<ModeChange> {
     if text.bytes().all(|c| c.is_ascii_digit()) {
         let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777)?;
-        return Some(ModeChange::Set(mode));
+        return Some(ModeChange::Symbolic(vec![Change::Remove(0o7777), Change::Add(mode)]));
     }
-    let mut out = Vec::new();
+    let mut changes = Vec::new();
     for clause in text.split(',') {
-        parse_clause(clause, &mut out)?;
+        parse_clause(clause, &mut changes)?;
     }
-    Some(ModeChange::Symbolic(out))
+    Some(ModeChange::Symbolic(changes))
 }
 
-fn parse_clause(clause: &str, out: &mut Vec<Clause>) -> Option<()> {
-    let mut chars = clause.chars().peekable();
-    let mut who = 0;
-    while let Some(c) = chars.peek() {
-        who |= match c {
-            'u' => 4,
-            'g' => 2,
-            'o' => 1,
-            'a' => 7,
-            _ => break,
-        };
-        chars.next();
+fn parse_clause(clause: &str, changes: &mut Vec<Change>) -> Option<()> {
+    let operators = clause.trim_start_matches(['u', 'g', 'o', 'a']);
+    let named = clause.strip_suffix(operators)?;
+    let who = named.chars().fold(0, |who, c| {
+        who | match c {
+            'u' => SET_UID | 0o700,
+            'g' => SET_GID | 0o070,
+            'o' => OTHERS,
+            _ => STANDARD,
+        }
+    });
+    let starts = operators.char_indices().filter(|(_, c)| matches!(c, '+' | '-' | '=')).map(|(at, _)| at);
+    let starts: Vec<usize> = starts.collect();
+    if starts.first() != Some(&0) {
+        return None;
     }
-    let who = if who == 0 { 7 } else { who };
-    chars.peek()?;
-    while let Some(c) = chars.next() {
-        let op = match c {
-            '+' => Op::Add,
-            '-' => Op::Remove,
-            '=' => Op::Set,
-            _ => return None,
+    for (n, start) in starts.iter().enumerate() {
+        let end = starts.get(n + 1).copied().unwrap_or(operators.len());
+        let (op, letters) = operators.get(*start..end)?.split_at_checked(1)?;
+        let op = match op {
+            "+" => Op::Add,
+            "-" => Op::Remove,
+            _ => Op::Set,
         };
-        let copied = match chars.peek() {
-            Some('u') => Some(6),
-            Some('g') => Some(3),
-            Some('o') => Some(0),
-            _ => None,
-        };
-        let perms = match copied {
-            Some(shift) => {
-                chars.next();
-                Perms::CopyOf(shift)
-            }
-            None => letters(&mut chars),
-        };
-        out.push(Clause { who, op, perms });
+        Operation { op, who, pending: 0, search: false, equalled: false }.read(letters, changes)?;
     }
     Some(())
 }
 
-fn letters(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Perms {
-    let (mut rwx, mut search, mut set_id, mut sticky) = (0, false, false, false);
-    while let Some(c) = chars.peek() {
-        match c {
-            'r' => rwx |= 4,
-            'w' => rwx |= 2,
-            'x' => rwx |= 1,
-            'X' => search = true,
-            's' => set_id = true,
-            't' => sticky = true,
-            _ => break,
-        }
-        chars.next();
-    }
-    Perms::Letters { rwx, search, set_id, sticky }
+/// One operator and what was read of its letters.
+struct Operation {
+    op: Op,
+    /// Whom it concerns; 0 for everybody.
+    who: u32,
+    pending: u32,
+    search: bool,
+    /// `=` has cleared already.
+    equalled: bool,
 }
 
-impl Clause {
-    fn apply(self, mode: u32, is_dir: bool) -> u32 {
-        let Self { who, op, perms } = self;
-        let spread = |rwx: u32| {
-            [6, 3, 0].iter().filter(|shift| who >> (**shift / 3) & 1 == 1).map(|s| rwx << s).sum::<u32>()
-        };
-        let mut bits = match perms {
-            Perms::CopyOf(shift) => spread(mode >> shift & 7),
-            Perms::Letters { rwx, search, .. } => {
-                let search = search && (is_dir || mode & 0o111 != 0);
-                spread(rwx | u32::from(search))
-            }
-        };
-        if let Perms::Letters { set_id, sticky, .. } = perms {
-            if set_id && who & 4 != 0 {
-                bits |= 0o4000;
-            }
-            if set_id && who & 2 != 0 {
-                bits |= 0o2000;
-            }
-            if sticky && who & 1 != 0 {
-                bits |= 0o1000;
+impl Operation {
+    fn read(mut self, letters: &str, changes: &mut Vec<Change>) -> Option<()> {
+        // Others have no set-id and no sticky bits.
+        let only_others = self.who != 0 && self.who & !OTHERS == 0;
+        for letter in letters.chars() {
+            match letter {
+                'r' => self.pending |= 0o444,
+                'w' => self.pending |= 0o222,
+                'x' => self.pending |= 0o111,
+                'X' => self.search = self.op != Op::Remove,
+                's' if !only_others => self.pending |= SET_UID | SET_GID,
+                't' if !only_others => {
+                    self.who |= STICKY;
+                    self.pending |= STICKY;
+                }
+                's' | 't' => {}
+                'u' => self.copy(6, changes),
+                'g' => self.copy(3, changes),
+                'o' => self.copy(0, changes),
+                _ => return None,
             }
         }
-        match op {
-            Op::Add => mode | bits,
-            Op::Remove => mode & !bits,
-            Op::Set => {
-                let mut cleared = spread(7);
-                cleared |= if who & 4 != 0 { 0o4000 } else { 0 };
-                cleared |= if who & 2 != 0 { 0o2000 } else { 0 };
-                cleared |= if who & 1 != 0 { 0o1000 } else { 0 };
-                mode & !cleared | bits
-            }
+        if self.pending != 0 || (self.op == Op::Set && !self.equalled) {
+            self.flush(changes);
         }
+        self.flush_search(changes);
+        Some(())
+    }
+
+    fn copy(&mut self, shift: u32, changes: &mut Vec<Change>) {
+        if self.pending != 0 {
+            self.flush(changes);
+        }
+        self.flush_search(changes);
+        self.equalled = true;
+        let to = if self.who == 0 { 0o777 } else { self.who & 0o777 };
+        changes.push(Change::Copy { shift, to, op: self.op });
+    }
+
+    fn flush(&mut self, changes: &mut Vec<Change>) {
+        let bits = self.concerned(self.pending);
+        if self.op == Op::Set {
+            changes.push(Change::Remove(if self.who == 0 { STANDARD } else { self.who }));
+        }
+        changes.push(if self.op == Op::Remove { Change::Remove(bits) } else { Change::Add(bits) });
+        self.pending = 0;
+        self.equalled = true;
+    }
+
+    fn flush_search(&mut self, changes: &mut Vec<Change>) {
+        if std::mem::take(&mut self.search) {
+            changes.push(Change::Search(self.concerned(0o111)));
+        }
+    }
+
+    fn concerned(&self, bits: u32) -> u32 {
+        if self.who == 0 { bits } else { bits & self.who }
     }
 }
 
@@ -172,6 +214,7 @@ mod tests {
 
     #[test]
     fn modes_as_chmod() {
+        // What BuildKit 0.25 made of the same files, and what chmod of BSD does.
         for (text, mode, is_dir, want) in [
             ("755", 0o644, false, 0o755),
             ("0644", 0o7777, true, 0o644),
@@ -187,6 +230,21 @@ mod tests {
             ("u-s", 0o4755, false, 0o755),
             ("u+r-x", 0o100, false, 0o400),
             ("o=g", 0o750, false, 0o755),
+            ("o=t", 0o754, false, 0o750),
+            ("o+t", 0o754, false, 0o754),
+            ("u+t", 0o754, false, 0o1754),
+            ("=t", 0o754, false, 0o1754),
+            ("u=t", 0o754, false, 0o1054),
+            ("+xt", 0o640, false, 0o1640),
+            ("a=", 0o3771, true, 0o1000),
+            ("=rwx", 0o3771, true, 0o1777),
+            ("o-t", 0o3771, true, 0o3771),
+            ("g=u", 0o6755, false, 0o6775),
+            ("-x+X", 0o754, false, 0o755),
+            ("-X", 0o755, false, 0o755),
+            ("o+s", 0o754, false, 0o754),
+            ("g=ru", 0o751, false, 0o771),
+            ("u=go", 0o754, false, 0o454),
         ] {
             let change = ModeChange::new(None, text).unwrap();
             assert_eq!(change.apply(mode, is_dir), want, "{text} {mode:o} {is_dir}");
