@@ -85,7 +85,7 @@ impl Change {
             Self::Remove(bits) => mode & !bits,
             Self::Search(bits) => mode | if searchable { bits } else { 0 },
             Self::Copy { shift, to, op } => {
-                let bits = (mode >> shift & 7) * 0o111 & to;
+                let bits = ((mode >> shift) & 7) * 0o111 & to;
                 match op {
                     Op::Add => mode | bits,
                     Op::Remove => mode & !bits,
