@@ -85,7 +85,7 @@ impl Change {
             Self::Remove(bits) => mode & !bits,
             Self::Search(bits) => mode | if searchable { bits } else { 0 },
             Self::Copy { shift, to, op } => {
-                let bits = ((mode >> shift) & 7) * 0o111 & to;
+                let bits = (((mode >> shift) & 7) * 0o111) & to;
                 match op {
                     Op::Add => mode | bits,
                     Op::Remove => mode & !bits,
@@ -157,7 +157,8 @@ impl Operation {
                 'r' => self.pending |= 0o444,
                 'w' => self.pending |= 0o222,
                 'x' => self.pending |= 0o111,
-                'X' => self.search = self.op != Op::Remove,
+                'X' if self.op == Op::Remove => self.pending |= 0o111,
+                'X' => self.search = true,
                 's' if !only_others => self.pending |= SET_UID | SET_GID,
                 't' if !only_others => {
                     self.who |= STICKY;
@@ -241,7 +242,7 @@ mod tests {
             ("o-t", 0o3771, true, 0o3771),
             ("g=u", 0o6755, false, 0o6775),
             ("-x+X", 0o754, false, 0o755),
-            ("-X", 0o755, false, 0o755),
+            ("-X", 0o755, false, 0o644),
             ("o+s", 0o754, false, 0o754),
             ("g=ru", 0o751, false, 0o771),
             ("u=go", 0o754, false, 0o454),
