@@ -26,22 +26,22 @@ const APP: &str = "FROM BASE AS deps\nRUN echo deps > /deps\n\
     FROM deps AS build\nCOPY src /src\nRUN cat /src/* /deps > /out\n\
     FROM BASE AS lint\nCOPY src /src\nRUN cat /src/a > /lint\n\
     FROM scratch\nCOPY --from=build /out /out\nCOPY --from=lint /lint /lint\nCOPY note /note\n";
-const TREE: &str = "f src/a 644 one\nf src/b 644 two\nf note 644 note";
+pub(crate) const TREE: &str = "f src/a 644 one\nf src/b 644 two\nf note 644 note";
 
-fn to(text: &str) -> Vec<CacheTo> {
+pub(crate) fn to(text: &str) -> Vec<CacheTo> {
     vec![text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))]
 }
 
-fn to_dir(dir: &Path, more: &str) -> Vec<CacheTo> {
+pub(crate) fn to_dir(dir: &Path, more: &str) -> Vec<CacheTo> {
     to(&format!("type=local,dest={}{more}", dir.display()))
 }
 
-fn able() -> bool {
+pub(crate) fn able() -> bool {
     require_root() && require_sandbox()
 }
 
 /// The manifest and the config of a cache in a layout.
-fn read_cache(dir: &Path) -> (Value, CacheConfig) {
+pub(crate) fn read_cache(dir: &Path) -> (Value, CacheConfig) {
     let blob = |digest: &Digest| fs::read(dir.join("blobs/sha256").join(digest.hex())).expect("a blob");
     let index = read_json(&dir.join("index.json"));
     let manifest =
@@ -158,7 +158,7 @@ fn inline_caches_say_what_those_of_buildkit_say() {
 }
 
 /// An app in a space of its own.
-fn app(space: &Space) -> BuildRequest {
+pub(crate) fn app(space: &Space) -> BuildRequest {
     make_tree(&space.context(), TREE);
     request(space, APP)
 }
@@ -561,194 +561,5 @@ fn platforms_share_a_cache() {
         let built = build(&space, &request);
         assert_eq!((built.ok().ran, built.ok().cached), (0, 4), "{tag}:\n{}", built.text());
         assert_eq!(layers_read(&registry, "app").len(), 0);
-    }
-}
-
-/// What a step sees and leaves in two cache mounts; `TURN` makes it run again.
-const MOUNTS: &str = "FROM BASE\nARG TURN\n\
-    RUN --mount=type=cache,target=/c --mount=type=cache,id=own,target=/d,uid=1000,mode=0700 \
-    echo turn $TURN sees $(ls /c | wc -l) $(cat /d/note) as $(stat -c %u:%a /d); \
-    [ -e /c/large ] || head -c 9000000 /dev/urandom > /c/large; echo $TURN > /c/$TURN; ln -s large /c/link; \
-    echo note-of-$TURN > /d/note; chmod 600 /d/note\n";
-
-fn turn(space: &Space, turn: &str) -> BuildRequest {
-    let mut request = request(space, MOUNTS);
-    request.build_args = vec![("TURN".to_owned(), turn.to_owned())];
-    request
-}
-
-#[test]
-fn cache_mounts_cross_machines() {
-    if !able() {
-        return;
-    }
-    let registry = TestRegistry::start();
-    let place = format!("type=registry,ref={}/app:cache,mounts=true", registry.host());
-    let first = Space::new();
-    let mut request = turn(&first, "one");
-    request.cache_to = to(&place);
-    let built = build(&first, &request);
-    assert!(built.log.contains("turn one sees 0 as 1000:700"), "{}", built.log);
-    assert_eq!(built.warnings, [""; 0]);
-    // Elsewhere the step that has to run begins with what was there; one that is cached fetches nothing of it.
-    registry.clear_log();
-    let second = Space::new();
-    let mut request = turn(&second, "one");
-    request.cache_from = from(&format!("{}/app:cache", registry.host()));
-    assert_eq!(build(&second, &request).ok().ran, 0);
-    assert_eq!(
-        registry.lines().iter().filter(|line| line.starts_with("GET") && line.contains("/blobs/")).count(),
-        1
-    );
-    let mut request = turn(&second, "two");
-    request.cache_from = from(&format!("{}/app:cache", registry.host()));
-    request.cache_to = to(&place);
-    registry.clear_log();
-    let built = build(&second, &request);
-    assert!(built.log.contains("turn two sees 3 note-of-one as 1000:700"), "{}", built.log);
-    assert_eq!(built.warnings, [""; 0]);
-    // Of nine megabytes only what is about the change is sent.
-    let sent: usize = registry
-        .requests()
-        .iter()
-        .filter(|it| it.method == "PUT" || it.method == "PATCH")
-        .map(|it| it.body_bytes)
-        .sum();
-    assert!((1..7_000_000).contains(&sent), "{sent} bytes were sent");
-    // Pieces that cannot be had: it begins empty, and says so.
-    let third = Space::new();
-    let manifest: Value =
-        serde_json::from_slice(&registry.manifest("app", "cache").expect("a cache")).expect("JSON");
-    for layer in manifest["layers"].as_array().expect("layers") {
-        if layer["mediaType"].as_str().is_some_and(|it| it.contains("chunk")) {
-            registry.fail("GET", layer["digest"].as_str().expect("a digest"), 100, Fault::FlipBit);
-        }
-    }
-    let mut request = turn(&third, "three");
-    request.cache_from = from(&format!("{}/app:cache", registry.host()));
-    let built = build(&third, &request);
-    assert!(built.log.contains("turn three sees 0 as 1000:700"), "{}", built.log);
-    assert_eq!(
-        built.warnings.iter().filter(|it| it.contains("begins empty")).count(),
-        2,
-        "{:?}",
-        built.warnings
-    );
-}
-
-#[test]
-fn cache_mounts_have_a_budget_and_stay_beside_others() {
-    if !able() {
-        return;
-    }
-    let (space, cache) = (Space::new(), Space::new());
-    let dir = cache.path("cache");
-    let list = || {
-        let (manifest, _) = read_cache(&dir);
-        let layers = manifest["layers"].as_array().expect("layers").clone();
-        let list = layers
-            .into_iter()
-            .find(|it| it["mediaType"].as_str().is_some_and(|it| it.contains("cachemounts")));
-        let Some(list) = list else { return vec![] };
-        let name = list["digest"].as_str().expect("a digest").replace(':', "/");
-        let list = read_json(&dir.join("blobs").join(name));
-        list["mounts"]
-            .as_array()
-            .expect("mounts")
-            .iter()
-            .map(|it| it["id"].as_str().expect("an id").to_owned())
-            .collect()
-    };
-    let mut request = turn(&space, "one");
-    request.cache_to = to_dir(&dir, ",mounts=true,mounts-size=1MB");
-    let built = build(&space, &request);
-    assert!(
-        built.warnings.iter().any(|it| it.contains("does not fit into mounts-size")),
-        "{:?}",
-        built.warnings
-    );
-    assert_eq!(list(), ["/own"]);
-    request.cache_to = to_dir(&dir, ",mounts=true");
-    build(&space, &request).ok();
-    assert_eq!(list(), ["//c", "/own"]);
-    // A build without mounts leaves those of others, and overwriting does not.
-    let other = Space::new();
-    let mut request = app(&other);
-    request.cache_to = to_dir(&dir, ",mode=max");
-    build(&other, &request).ok();
-    assert_eq!(list(), ["//c", "/own"]);
-    request.cache_to = to_dir(&dir, ",merge=false");
-    build(&other, &request).ok();
-    assert_eq!(list(), [""; 0]);
-}
-
-/// Numbers that look random.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap_or(0) % sides
-    }
-}
-
-/// A Dockerfile of a few stages that read files of the context and each other.
-fn any_dockerfile(dice: &mut Dice) -> String {
-    let mut text = String::new();
-    let stages = 1 + dice.roll(4);
-    for stage in 0..stages {
-        match dice.roll(3) {
-            0 if stage > 0 => text.push_str(&format!("FROM s{} AS s{stage}\n", dice.roll(stage))),
-            1 => text.push_str(&format!("FROM BASE AS s{stage}\n")),
-            _ => text.push_str(&format!("FROM scratch AS s{stage}\n")),
-        }
-        // Whoever copies from it finds at least this.
-        text.push_str("COPY src/a /x/first\n");
-        for step in 0..dice.roll(4) {
-            let file = ["src", "src/a", "src/b", "note", "src/*"][dice.roll(5)];
-            let line = match dice.roll(7) {
-                0 => format!("COPY {file} /d{step}/\n"),
-                1 => format!("COPY --link {file} /l{step}/\n"),
-                2 if stage > 0 => format!("COPY --from=s{} /x /from{step}\n", dice.roll(stage)),
-                3 => format!("WORKDIR /w{step}\n"),
-                4 => format!("ENV E{step}={}\n", dice.roll(3)),
-                5 => format!("COPY --chmod=7{}5 {file} /m{step}/\n", dice.roll(8)),
-                _ => format!("COPY <<E /h{step}\nhere {}\nE\n", dice.roll(3)),
-            };
-            text.push_str(&line);
-        }
-    }
-    text
-}
-
-#[test]
-fn a_cached_build_equals_a_clean_build() {
-    if !require_root() {
-        return;
-    }
-    for seed in 0..24 {
-        let text = any_dockerfile(&mut Dice(seed));
-        let files = |space: &Space, request: BuildRequest| {
-            let (built, image) = image_of(space, request);
-            let listing = format!("{}\n{text}", built.text());
-            built.ok();
-            (built, listing, image.expect("it was built").rootfs().listing(Times::Hidden))
-        };
-        let at = |space: &Space| {
-            make_tree(&space.context(), TREE);
-            request(space, &text)
-        };
-        let (cold, warm) = (Space::new(), Space::new());
-        let dir = cold.path("cache");
-        let mode = ["min", "max"][usize::from(seed % 3 > 0)];
-        let clean =
-            files(&cold, BuildRequest { cache_to: to_dir(&dir, &format!(",mode={mode}")), ..at(&cold) });
-        let again = files(&cold, at(&cold));
-        let imported = files(&warm, BuildRequest { cache_from: local(&dir), ..at(&warm) });
-        let after = files(&warm, at(&warm));
-        for (what, (built, steps, listing)) in [("again", again), ("imported", imported), ("after", after)] {
-            assert_eq!(built.ok().ran, 0, "{seed}, {mode}, {what}:\n{steps}");
-            assert_same_lines(&clean.2, &listing, &format!("{seed}, {mode}, {what}:\n{steps}"));
-        }
     }
 }

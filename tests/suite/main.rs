@@ -2,6 +2,8 @@
 
 mod buildkit;
 mod cache;
+mod cache_mounts;
+mod cache_random;
 mod caches;
 mod cli;
 mod command;

@@ -101,11 +101,38 @@ impl CombinedIndex {
 
     /// The query with keys of imports as local ones, which are made if need be.
     fn saving_query(&self, query: &KeyQuery) -> Result<KeyQuery> {
+        let unsaved = self.inputs_first(query, &|state, key| {
+            place_of(key).is_none_or(|place| state.saved.contains_key(&place))
+        });
+        for place in unsaved.iter().filter_map(place_of) {
+            self.save_place(place, None)?;
+        }
         let mut out = query.clone();
+        let state = self.state();
         for alternative in out.inputs.iter_mut().flatten() {
-            alternative.key = self.local_key(&alternative.key)?;
+            let saved = place_of(&alternative.key).and_then(|place| state.saved.get(&place));
+            alternative.key = saved.unwrap_or(&alternative.key).clone();
         }
         Ok(out)
+    }
+
+    /// The keys that lead to a query and are not `done`, those that lead to others before these. Without recursion:
+    /// stages may have any number of steps.
+    fn inputs_first(&self, query: &KeyQuery, done: &dyn Fn(&State, &KeyId) -> bool) -> Vec<KeyId> {
+        let state = self.state();
+        let of = |query: &KeyQuery| -> Vec<(KeyId, bool)> {
+            query.inputs.iter().flatten().map(|alternative| (alternative.key.clone(), false)).collect()
+        };
+        let (mut out, mut seen, mut path) = (vec![], HashSet::new(), of(query));
+        while let Some((key, visited)) = path.pop() {
+            if visited {
+                out.push(key);
+            } else if !done(&state, &key) && seen.insert(key.clone()) {
+                path.push((key.clone(), true));
+                path.extend(state.reached.get(&key).map(of).unwrap_or_default());
+            }
+        }
+        out
     }
 
     fn reached(&self, keys: &[KeyId], query: &KeyQuery) {
@@ -117,43 +144,43 @@ impl CombinedIndex {
 
     /// Records of imports that a query matches.
     fn probe_imports(&self, caches: &[Arc<ImportedCache>], query: &KeyQuery) -> Vec<Place> {
+        let unknown = self.inputs_first(query, &|state, key| {
+            state.places.contains_key(key) || key.0.parse::<Digest>().is_ok()
+        });
+        for key in unknown {
+            let mut places: Vec<Place> = place_of(&key).into_iter().collect();
+            let reached = self.state().reached.get(&key).cloned();
+            places.extend(reached.map(|query| self.lookup(caches, &query)).unwrap_or_default());
+            places.sort_unstable();
+            places.dedup();
+            self.state().places.insert(key, places);
+        }
+        self.lookup(caches, query)
+    }
+
+    /// The same, where all inputs' keys were looked up before.
+    fn lookup(&self, caches: &[Arc<ImportedCache>], query: &KeyQuery) -> Vec<Place> {
         let digest = record_digest(&query.op, query.output);
-        let inputs: Vec<Vec<(Known, Option<Digest>)>> = query
-            .inputs
-            .iter()
-            .map(|input| input.iter().map(|it| (self.known(caches, &it.key), it.selector)).collect())
-            .collect();
+        let inputs: Vec<Vec<(Known, Option<Digest>)>> = {
+            let state = self.state();
+            let known = |key: &KeyId| match key.0.parse() {
+                Ok(root) => Known::Root(root),
+                Err(_) => Known::Places(state.places.get(key).cloned().unwrap_or_default()),
+            };
+            let input =
+                |input: &Vec<Alternative>| input.iter().map(|it| (known(&it.key), it.selector)).collect();
+            query.inputs.iter().map(input).collect()
+        };
         let mut out = vec![];
-        for (cache, known) in caches.iter().enumerate() {
+        for (cache, imported) in caches.iter().enumerate() {
             let ways: Vec<Vec<Way>> = inputs
                 .iter()
                 .map(|input| input.iter().flat_map(|(it, selector)| it.ways(cache, *selector)).collect())
                 .collect();
-            out.extend(known.imported.probe(&digest, &ways).into_iter().map(|found| (cache, found)));
+            let found = imported.imported.probe(&digest, &ways);
+            out.extend(found.into_iter().map(|found| (cache, found)));
         }
         out
-    }
-
-    /// What a key is in the imports.
-    fn known(&self, caches: &[Arc<ImportedCache>], key: &KeyId) -> Known {
-        if let Ok(root) = key.0.parse() {
-            return Known::Root(root);
-        }
-        let (places, query) = {
-            let state = self.state();
-            (state.places.get(key).cloned(), state.reached.get(key).cloned())
-        };
-        if let Some(places) = places {
-            return Known::Places(places);
-        }
-        let mut places: Vec<Place> = place_of(key).into_iter().collect();
-        if let Some(query) = query {
-            places.extend(self.probe_imports(caches, &query));
-            places.sort_unstable();
-            places.dedup();
-        }
-        self.state().places.insert(key.clone(), places.clone());
-        Known::Places(places)
     }
 
     /// Makes a record of an import one of the local index, with the keys that lead to it.

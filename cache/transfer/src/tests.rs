@@ -171,6 +171,45 @@ fn nobody_waits_for_an_import_that_is_not_needed() {
     // Dropping stops it.
 }
 
+#[test]
+fn stages_may_have_any_number_of_steps() {
+    struct Long;
+    impl CacheSource for Long {
+        fn name(&self) -> String {
+            "long".to_owned()
+        }
+
+        fn read(&self, _cancel: &CancelToken) -> Result<Vec<ImportedCache>> {
+            let mut chains = Chains::default();
+            let mut last = chains.add(digest("base"), vec![]).unwrap();
+            for step in 0..STEPS {
+                let record = record_digest(&digest(&step.to_string()), 0);
+                last = chains.add(record, vec![vec![(last, None)]]).unwrap();
+            }
+            chains.add_result(last, vec![digest("l1")], 5);
+            let imported = Imported::new(chains.config(), &[layer("l1", 1)]);
+            Ok(vec![ImportedCache { imported, location: "h/r".to_owned(), name: self.name(), mounts: None }])
+        }
+    }
+    const STEPS: usize = 3000;
+    let step = |step: usize, key: &KeyId| query(&step.to_string(), &[&[(key, None)]]);
+    let base = KeyId::root(&digest("base"));
+    // All is known here but the last step; and nothing is.
+    for known in [STEPS - 1, 0] {
+        let local = Arc::new(MemoryIndex::new());
+        let mut key = base.clone();
+        for at in 0..known {
+            key = local.save(&step(at, &key), Some(&record("mine"))).unwrap();
+        }
+        let index = combined(&local, Arc::new(Long));
+        let mut key = base.clone();
+        for at in 0..STEPS {
+            key = index.probe(&step(at, &key)).unwrap().remove(0);
+        }
+        assert_eq!(index.records(&[key]).unwrap()[0].description, "imported from long");
+    }
+}
+
 fn existing(results: &[(&str, i64)]) -> ExistingCache {
     let mut chains = Chains::default();
     let mut layers = vec![];
