@@ -87,3 +87,54 @@ fn another_takes_over_from_a_killed_one() {
     assert_eq!(fs::read_to_string(&ran).expect("it can be read"), "x\nx\n");
     assert_eq!(leftovers(&space.store()), 0);
 }
+
+/// Builds, prunes and checks at the same time: all results are right, and nothing is damaged or left behind.
+#[test]
+fn prune_and_check_beside_builds() {
+    if !require_sandbox() {
+        return;
+    }
+    let space = Space::new();
+    let rbuild = |args: &[&str], dir: &Path| {
+        let output = Command::new(binary())
+            .args(args)
+            .current_dir(dir)
+            .env("RBUILD_ROOT", space.store())
+            .stdin(Stdio::null())
+            .output()
+            .expect("the command runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        text
+    };
+    let builder = |name: usize| {
+        let dir = space.path(&format!("c{name}"));
+        fs::create_dir(&dir).expect("a directory can be made");
+        fs::copy("/bin/busybox", dir.join("busybox")).expect("busybox is installed");
+        for round in 0..3 {
+            let text = format!(
+                "FROM scratch AS a\nCOPY busybox /bin/sh\nRUN echo {round} > /a\nFROM a\nCOPY f /f\nRUN cat /a /f > /all\n"
+            );
+            fs::write(dir.join("Dockerfile"), text).expect("it can be written");
+            fs::write(dir.join("f"), format!("{round}\n")).expect("it can be written");
+            rbuild(&["build", "--progress", "quiet", "-o", "out", "."], &dir);
+            let all = fs::read_to_string(dir.join("out/all")).expect("it was made");
+            assert_eq!(all, format!("{round}\n{round}\n"));
+        }
+    };
+    std::thread::scope(|scope| {
+        let builders: Vec<_> = (0..4)
+            .map(|name| {
+                let builder = &builder;
+                scope.spawn(move || builder(name))
+            })
+            .collect();
+        while builders.iter().any(|builder| !builder.is_finished()) {
+            rbuild(&["prune", "--all", "--force"], space.root());
+            rbuild(&["check"], space.root());
+        }
+    });
+    let last = rbuild(&["check", "--read-data"], space.root());
+    assert!(last.contains("nothing is"), "{last}");
+    assert_eq!(leftovers(&space.store()), 0);
+}

@@ -1,14 +1,14 @@
 //! Looks the whole store over: rows against their sums, directories and blobs against rows, and what nobody knows. Builds may
 //! go on meanwhile: what looks wrong is looked at again with the gate held alone before it counts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use rbuild_digest::{Digest, Hasher};
-use rbuild_ports::{CommittedLayer, ErrorKind, KeyId, LayerId, PortError, Result};
+use rbuild_ports::{BlobStore, CommittedLayer, ErrorKind, KeyId, LayerId, PortError, Result};
 use rbuild_store::{Pin, Root};
 use rusqlite::Connection;
 
@@ -104,9 +104,10 @@ impl Index {
     pub fn check(&self, options: CheckOptions, inspect: Inspect<'_>) -> Result<StoreReport> {
         let mut report = StoreReport::default();
         if self.check_rows(options, &mut report)? {
+            let torn = self.settle_all()?;
             self.check_layers(options, inspect, &mut report)?;
             self.check_blobs(options, &mut report)?;
-            self.check_results(options, &mut report)?;
+            self.check_results(options, &torn, &mut report)?;
             self.check_leftovers(options, &mut report)?;
         }
         Ok(report)
@@ -133,6 +134,28 @@ impl Index {
             report.add(ProblemKind::Index, "index.db", what, options.repair);
         }
         Ok(options.repair)
+    }
+
+    /// What a power cut may have torn is looked at, as every use of it does first. Layers that did not survive.
+    fn settle_all(&self) -> Result<HashSet<LayerId>> {
+        let mut torn = HashSet::new();
+        for name in self.known_layers()? {
+            let fetch = || self.heal(|| self.db.read(|db| layers::fetch(db, &name)));
+            let Some(stored) = fetch()?.filter(|it| it.is_doubtful(self.root.boot().as_str())) else {
+                continue;
+            };
+            if self.snapshots.present(&name) {
+                self.heal(|| self.settle(&stored))?;
+            }
+            if !self.snapshots.present(&name) {
+                torn.insert(name);
+            }
+        }
+        for blob in self.blobs.list()? {
+            // Asking for it hashes one that was not synced before the machine went down.
+            self.blobs.size(&blob.digest)?;
+        }
+        Ok(torn)
     }
 
     fn check_layers(
@@ -236,62 +259,61 @@ impl Index {
     }
 
     /// Records and images whose layers are nowhere.
-    fn check_results(&self, options: CheckOptions, report: &mut StoreReport) -> Result<()> {
-        let lost = self.heal(|| self.lost_results())?;
-        if lost.records.is_empty() && lost.images.is_empty() {
+    fn check_results(
+        &self,
+        options: CheckOptions,
+        torn: &HashSet<LayerId>,
+        report: &mut StoreReport,
+    ) -> Result<()> {
+        if self.heal(|| self.lost_results())?.is_empty() {
             return Ok(());
         }
         let _alone = self.root.exclusive(PATIENCE)?.ok_or_else(in_use)?;
-        let lost = self.heal(|| self.lost_results())?;
-        for (id, description) in &lost.records {
-            if options.repair {
-                let now = self.clock.now();
-                self.heal(|| {
-                    self.db.write(|tx| records::bury(tx, *id, now, "its layers were damaged or gone"))
-                })?;
-                self.used().remove(id);
+        for Lost { record, name, layers } in self.heal(|| self.lost_results())? {
+            // What a power cut took is no damage: the next look-up would forget it too.
+            let torn = layers.iter().all(|layer| torn.contains(layer));
+            let repair = options.repair || torn;
+            let why = if torn { "lost when the machine went down" } else { "damaged or gone" };
+            match record {
+                Some(id) if repair => {
+                    let (now, reason) = (self.clock.now(), format!("its layers were {why}"));
+                    self.heal(|| self.db.write(|tx| records::bury(tx, id, now, &reason)))?;
+                    self.used().remove(&id);
+                }
+                None if repair => drop(self.remove_image(&name)?),
+                _ => {}
             }
-            let what = format!(
-                "layers of the record of {description} are neither on the disk nor can they be fetched"
-            );
-            report.add(ProblemKind::Result, id, what, options.repair);
-        }
-        for name in &lost.images {
-            if options.repair {
-                self.remove_image(name)?;
-            }
-            let what = "layers of this image are neither on the disk nor can they be fetched";
-            report.add(ProblemKind::Result, name, what, options.repair);
+            let of = if record.is_some() { "record" } else { "image" };
+            report.add(ProblemKind::Result, format!("{of} {name}"), format!("its layers are {why}"), repair);
         }
         Ok(())
     }
 
-    fn lost_results(&self) -> Outcome<Lost> {
-        let mut lost = Lost::default();
+    fn lost_results(&self) -> Outcome<Vec<Lost>> {
         self.db.read(|db| {
-            for (id, layers, description) in all_records(db)? {
+            let mut out = vec![];
+            for (id, layers, name) in all_records(db)? {
                 let layers = layers.split_ascii_whitespace().filter_map(|name| name.parse::<LayerId>().ok());
-                if self.is_lost(db, layers)? {
-                    lost.records.push((id, description));
-                }
+                let layers = self.lost_layers(db, layers)?;
+                out.push(Lost { record: Some(id), name, layers });
             }
-            for image in &crate::images::all(db)? {
-                if self.is_lost(db, image.snapshot.layers.iter().cloned())? {
-                    lost.images.push(image.name.clone());
-                }
+            for image in crate::images::all(db)? {
+                let layers = self.lost_layers(db, image.snapshot.layers.into_iter())?;
+                out.push(Lost { record: None, name: image.name, layers });
             }
-            Ok(())
-        })?;
-        Ok(lost)
+            out.retain(|lost| !lost.layers.is_empty());
+            Ok(out)
+        })
     }
 
-    fn is_lost(&self, db: &Connection, layers: impl Iterator<Item = LayerId>) -> Outcome<bool> {
+    fn lost_layers(&self, db: &Connection, layers: impl Iterator<Item = LayerId>) -> Outcome<Vec<LayerId>> {
+        let mut out = vec![];
         for layer in layers {
             if !self.snapshots.present(&layer) && !self.can_be_fetched(db, &layer)? {
-                return Ok(true);
+                out.push(layer);
             }
         }
-        Ok(false)
+        Ok(out)
     }
 
     /// Directories that no row and no live process knows, and files of earlier damage.
@@ -337,10 +359,11 @@ impl Index {
     }
 }
 
-#[derive(Default)]
+/// A record, or an image if it has no number, some of whose layers are nowhere.
 struct Lost {
-    records: Vec<(i64, String)>,
-    images: Vec<String>,
+    record: Option<i64>,
+    name: String,
+    layers: Vec<LayerId>,
 }
 
 fn counted(layer: &CommittedLayer) -> String {

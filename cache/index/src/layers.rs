@@ -45,7 +45,7 @@ pub(crate) enum Condition {
 impl Stored {
     /// Whether a power cut may have damaged its directory. A row without counts was written before its directory was
     /// filled, and says nothing of when that was.
-    fn is_doubtful(&self, boot: &str) -> bool {
+    pub(crate) fn is_doubtful(&self, boot: &str) -> bool {
         self.boot_name != boot && (self.seq > self.synced || self.layer.entries == 0)
     }
 }

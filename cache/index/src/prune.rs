@@ -100,6 +100,11 @@ impl Index {
             rustix::fs::statvfs(path).map_err(|error| PortError::io("read the size of", path, error))?;
         let disk = stat.f_blocks.saturating_mul(stat.f_frsize);
         let mut report = PruneReport::default();
+        let mut pins = self.root.pins();
+        pins.refresh()?;
+        if let Some(oldest) = pins.oldest() {
+            self.sweep_layers(oldest, &mut report)?;
+        }
         let mut facts = self.heal(|| self.facts())?;
         for pass in passes(policy, disk) {
             let plan = plan(&facts, &pass);

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use rbuild::{CheckOptions, StoreReport};
+use rbuild::{CheckOptions, ProblemKind, StoreReport};
 use serde_json::json;
 
 use crate::args::{CheckArgs, Cli, TextFormat};
@@ -32,10 +32,12 @@ fn text(report: &StoreReport, args: &CheckArgs) {
     }
     let read =
         if args.read_data { format!(", {} of blobs read", bytes(report.bytes)) } else { String::new() };
-    let found = match report.problems.len() {
-        0 => "nothing is wrong".to_owned(),
-        1 => "1 problem".to_owned(),
-        n => format!("{n} problems"),
+    let leftovers = report.problems.iter().filter(|it| it.kind == ProblemKind::Leftover).count();
+    let found = match (report.problems.len() - leftovers, leftovers) {
+        (0, 0) => "nothing is wrong".to_owned(),
+        (0, n) => format!("nothing is damaged; {n} that nothing refers to"),
+        (1, _) => "1 problem".to_owned(),
+        (n, _) => format!("{n} problems"),
     };
     print(&format!("{} layers and {} blobs checked{read}: {found}", report.layers, report.blobs));
     if report.damaged() && !args.repair {
