@@ -48,6 +48,8 @@ struct State {
     bad: HashSet<(Place, Snapshot)>,
     /// Layers that the local index was told of.
     layers: HashSet<LayerId>,
+    /// Operations of this build by their digests: what records of them are for, and their preimages.
+    steps: HashMap<Digest, (String, String)>,
 }
 
 impl CombinedIndex {
@@ -61,6 +63,13 @@ impl CombinedIndex {
     #[must_use]
     pub fn watched(self, watch: Watch) -> Self {
         Self { watch: Some(watch), ..self }
+    }
+
+    /// Says what the operations of this build are for, and their keys' preimages, which no exported cache says: records that
+    /// are hit have them as those that were made here.
+    pub fn describe(&self, steps: impl IntoIterator<Item = (Digest, String, String)>) {
+        let steps = steps.into_iter().map(|(op, name, preimage)| (op, (name, preimage)));
+        self.state().steps.extend(steps);
     }
 
     /// All caches, once they are read.
@@ -229,14 +238,17 @@ impl CombinedIndex {
                 continue;
             }
             self.put_layers(cache, &result)?;
+            let (description, preimage) = self
+                .step_of(place)
+                .unwrap_or_else(|| (format!("imported from {}", cache.name), String::new()));
             let created = if result.created == 0 { self.clock.now() } else { Timestamp(result.created) };
             let record = NewRecord {
                 snapshot: snapshot.clone(),
                 created,
-                description: format!("imported from {}", cache.name),
+                description,
                 cost_ms: 0,
                 kind: RecordKind::Imported,
-                preimage: String::new(),
+                preimage,
             };
             let key = self.save_place(place, Some(&record))?;
             let found = self.local.records(&[key])?;
@@ -248,6 +260,11 @@ impl CombinedIndex {
             }
         }
         Ok(vec![])
+    }
+
+    fn step_of(&self, place: Place) -> Option<(String, String)> {
+        let state = self.state();
+        state.steps.get(&state.reached.get(&key_of(place))?.op).cloned()
     }
 
     /// Tells the local index where the layers of a result are.

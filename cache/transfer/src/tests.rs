@@ -115,6 +115,7 @@ fn record(name: &str) -> NewRecord {
 fn a_hit_of_an_import_becomes_a_local_record_with_its_path() {
     let local = Arc::new(MemoryIndex::new());
     let index = combined(&local, Arc::new(Memory { asked: Arc::default() }));
+    index.describe([(digest("second"), "RUN second".to_owned(), "its preimage".to_owned())]);
     let base = KeyId::root(&digest("base"));
     let first = index.probe(&query("first", &[&[(&base, None)]])).unwrap();
     let second = query("second", &[&[(&first[0], Some("s"))]]);
@@ -122,6 +123,7 @@ fn a_hit_of_an_import_becomes_a_local_record_with_its_path() {
     assert_eq!((first.len(), keys.len()), (1, 1));
     let found = index.records(&keys).unwrap();
     assert_eq!((found[0].created, found[0].kind), (Timestamp(6), RecordKind::Imported));
+    assert_eq!(found[0].description, "RUN second");
     let ids: Vec<LayerId> =
         ["l1", "l2"].map(|it| LayerId::of_diff_id(&digest(&format!("tar of {it}")))).to_vec();
     assert_eq!(found[0].snapshot.layers, ids);
@@ -150,6 +152,7 @@ fn local_keys_lead_on_in_imports() {
     let base = KeyId::root(&digest("base"));
     local.save(&query("first", &[&[(&base, None)]]), Some(&record("mine"))).unwrap();
     let index = combined(&local, Arc::new(Memory { asked: Arc::default() }));
+    index.describe([(digest("other"), "another".to_owned(), String::new())]);
     let first = index.probe(&query("first", &[&[(&base, None)]])).unwrap();
     assert_eq!(index.records(&first).unwrap()[0].description, "mine");
     let second = index.probe(&query("second", &[&[(&first[0], Some("s"))]])).unwrap();

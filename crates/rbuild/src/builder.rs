@@ -83,6 +83,9 @@ impl Builder {
         let ports = Arc::new(ports);
         let began = self.store.clock().now();
         let plans = self.plan_with(request, &ports, &vertices, cancel)?;
+        if let Some(imports) = &imports {
+            plans.plans.iter().for_each(|plan| caches::describe_steps(imports, &plan.graph));
+        }
         // The file and the arguments decide it; it is the same for all platforms.
         let epoch = plans.plans.first().and_then(|plan| plan.source_date_epoch);
         let build_ref = build_ref(began);

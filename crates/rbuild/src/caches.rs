@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use rbuild_cache_key::{CacheMap, Facts, OpDigest, cache_map};
 use rbuild_cache_transfer::{
     CacheFrom, CacheSource, CacheTarget, CacheTo, CombinedIndex, ExportGraph, ExportInput, ExportOutput,
     ExportStep, ImportedCache, Imports, LayoutSource, LayoutTarget, RegistrySource, RegistryTarget,
@@ -12,7 +13,7 @@ use rbuild_cache_transfer::{
 use rbuild_digest::Digest;
 use rbuild_engine::{Ports, SolvedStep};
 use rbuild_export::{BuiltImage, Exported, LayerDescriptor};
-use rbuild_graph::{Graph, MountKind, NodeId, Op};
+use rbuild_graph::{Graph, MountKind, Node, NodeId, Op};
 use rbuild_oci::Platform;
 use rbuild_ports::{CancelToken, ErrorKind, KeyId, PortError, Result, Snapshot};
 
@@ -188,6 +189,17 @@ impl Caches<'_> {
     fn local_key(&self, key: &KeyId) -> Result<KeyId> {
         self.imports.as_ref().map_or_else(|| Ok(key.clone()), |imports| imports.local_key(key))
     }
+}
+
+/// Tells the imports what the steps of `graph` are for.
+pub(crate) fn describe_steps(imports: &CombinedIndex, graph: &Graph) {
+    let step = |node: &Node| match cache_map(node, &Facts::default()) {
+        Ok(CacheMap { digest: OpDigest::Fixed(op), preimage, .. }) => {
+            Some((op, node.meta.name.clone(), preimage.text))
+        }
+        Ok(_) | Err(_) => None,
+    };
+    imports.describe(graph.nodes().filter_map(|(_, node)| step(node)));
 }
 
 /// The ids of the cache mounts that `steps` use.
