@@ -104,6 +104,7 @@ impl Index {
     pub fn check(&self, options: CheckOptions, inspect: Inspect<'_>) -> Result<StoreReport> {
         let mut report = StoreReport::default();
         if self.check_rows(options, &mut report)? {
+            self.check_preimages(options, &mut report)?;
             let torn = self.settle_all()?;
             self.check_layers(options, inspect, &mut report)?;
             self.check_blobs(options, &mut report)?;
@@ -134,6 +135,28 @@ impl Index {
             report.add(ProblemKind::Index, "index.db", what, options.repair);
         }
         Ok(options.repair)
+    }
+
+    /// Preimages have no sum of their own: their digest is the operation that leads to their key.
+    fn check_preimages(&self, options: CheckOptions, report: &mut StoreReport) -> Result<()> {
+        let wrong = self.heal(|| self.db.read(wrong_preimages))?;
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        for (id, name) in &wrong {
+            report.add(
+                ProblemKind::Index,
+                format!("record {name}"),
+                "its preimage has changed",
+                options.repair,
+            );
+            if options.repair {
+                // Only explanations need it.
+                let sql = "UPDATE records SET preimage = '' WHERE id = ?";
+                self.heal(|| self.db.write(|tx| Ok(tx.prepare_cached(sql)?.execute([id])?)))?;
+            }
+        }
+        Ok(())
     }
 
     /// What a power cut may have torn is looked at, as every use of it does first. Layers that did not survive.
@@ -396,6 +419,25 @@ fn damaged_rows(db: &Connection) -> Outcome<Vec<String>> {
     }
     note(crate::images::check_rows(db))?;
     Ok(out)
+}
+
+/// Records whose preimage is not that of any operation that leads to their key.
+fn wrong_preimages(db: &Connection) -> Outcome<Vec<(i64, String)>> {
+    let mut statement = db.prepare(
+        "SELECT r.id, r.description, r.preimage, l.op FROM records r JOIN links l ON l.dst = r.key
+         WHERE r.preimage <> '' ORDER BY r.id",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut out: Vec<(i64, String, bool)> = vec![];
+    while let Some(row) = rows.next()? {
+        let (id, name, text): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let fits = Digest::of(text).as_bytes().as_slice() == row.get::<_, Vec<u8>>(3)?;
+        match out.last_mut().filter(|last| last.0 == id) {
+            Some(last) => last.2 |= fits,
+            None => out.push((id, name, fits)),
+        }
+    }
+    Ok(out.into_iter().filter(|it| !it.2).map(|(id, name, _)| (id, name)).collect())
 }
 
 fn names(db: &Connection, sql: &str) -> Outcome<Vec<String>> {
