@@ -5,7 +5,7 @@ use rbuild_diag::{Span, Spanned};
 use rbuild_dockerfile::{CopyInstr, CopySource, Heredoc, Word, expand_heredoc};
 use rbuild_graph::{Chown, CopyAction, Edge, FileKind, MergeOp, Node, Op};
 
-use super::fileop::{Actions, owner, timestamp};
+use super::fileop::{Actions, owner};
 use super::remote::{self, Remote};
 use super::run::{inline_file, inline_node};
 use crate::codes;
@@ -31,7 +31,6 @@ struct Common {
     mode: Option<u32>,
     mode_str: String,
     exclude: Vec<String>,
-    timestamp: Option<i64>,
 }
 
 /// `COPY` or `ADD`.
@@ -50,7 +49,7 @@ pub(crate) fn lower(
     // Separate from the stage's file system only where files are laid over it without looking at it.
     let linked = flags.link && flags.chmod.is_empty();
     let mut actions = Actions::new(run.state.rootfs.filter(|_| !linked));
-    let common = common(ctx, run, at, instr, &flags, &dest, &actions)?;
+    let common = common(run, at, instr, &flags, &dest, &actions)?;
     let origin = origin(ctx, plan, stages, run, at, instr, add, &sources)?;
 
     let display = run.display(ctx, at.instruction.original.trim());
@@ -89,7 +88,7 @@ impl Common {
             mode: self.mode,
             mode_str: self.mode_str.clone(),
             exclude: self.exclude.clone(),
-            timestamp: self.timestamp,
+            timestamp: None,
             create_dest_path: true,
             ..CopyAction::default()
         }
@@ -157,7 +156,6 @@ fn expand_body(ctx: &mut Ctx<'_>, run: &Run<'_>, at: At<'_>, heredoc: &Heredoc) 
 }
 
 fn common(
-    ctx: &Ctx<'_>,
     run: &Run<'_>,
     at: At<'_>,
     instr: &CopyInstr,
@@ -187,7 +185,6 @@ fn common(
         mode,
         mode_str,
         exclude: instr.exclude.iter().map(|pattern| pattern.value.clone()).collect(),
-        timestamp: timestamp(ctx),
     })
 }
 

@@ -2,8 +2,6 @@
 
 use rbuild_graph::{Chown, Edge, FileAction, FileKind, FileOp, UserRef};
 
-use crate::ctx::Ctx;
-
 /// A chain of actions on one file system: the first acts on the base, each next on what the one before made.
 pub(crate) struct Actions {
     inputs: Vec<Edge>,
@@ -74,11 +72,6 @@ fn parse_id(text: &str) -> Option<u32> {
     }
     // Signed 32 bits, stored unsigned, as LLB's client does.
     text.parse::<i32>().ok().map(i32::cast_unsigned)
-}
-
-/// `SOURCE_DATE_EPOCH` as a time of files.
-pub(crate) fn timestamp(ctx: &Ctx<'_>) -> Option<i64> {
-    ctx.epoch.and_then(|seconds| seconds.checked_mul(1_000_000_000))
 }
 
 #[cfg(test)]

@@ -44,7 +44,8 @@ pub(crate) fn lower(ctx: &mut Ctx<'_>, run: &mut Run<'_>, at: At<'_>, word: &Wor
             mode: 0o755,
             make_parents: true,
             owner,
-            timestamp: super::fileop::timestamp(ctx),
+            // SOURCE_DATE_EPOCH is the time of directories that WORKDIR makes, and of no other files.
+            timestamp: ctx.epoch.and_then(|seconds| seconds.checked_mul(1_000_000_000)),
         };
         actions.push(None, FileKind::Mkdir(mkdir));
         let (op, inputs) = actions.finish();
