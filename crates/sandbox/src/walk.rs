@@ -24,7 +24,8 @@ pub(crate) enum Want {
     StubFile,
     /// A directory, made if missing, to stay.
     KeptDir,
-    /// A directory that is no link, made and later removed if missing.
+    /// A directory that is no link, made if missing, to stay: runtimes leave the places of the kernel's file systems
+    /// in the root.
     RealDir,
 }
 
@@ -188,7 +189,7 @@ impl<'a> Walker<'a> {
                 Some(self.mounts.contains_key(at.as_slice()))
             })
             .any(|mounted| mounted);
-        let remember = in_root && want != Want::KeptDir;
+        let remember = in_root && !matches!(want, Want::KeptDir | Want::RealDir);
         if remember {
             self.remember_dirs(levels)?;
         }
@@ -206,6 +207,12 @@ impl<'a> Walker<'a> {
         // Whatever the process's umask is.
         let mode = Mode::from_raw_mode(if file { 0o644 } else { 0o755 });
         rustix::fs::chmodat(dir, name, mode, AtFlags::empty())?;
+        if in_root && want == Want::RealDir {
+            // Not the time of the build: the layer shall be the same every time.
+            let times = times_of(&before);
+            rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+            restore_times(dir, &before)?;
+        }
         if !remember {
             return Ok(());
         }
@@ -238,12 +245,15 @@ impl<'a> Walker<'a> {
 
 /// Puts back the times that a directory had.
 pub(crate) fn restore_times(dir: BorrowedFd<'_>, stat: &Stat) -> io::Result<()> {
+    Ok(rustix::fs::utimensat(dir, c"", &times_of(stat), AtFlags::EMPTY_PATH)?)
+}
+
+fn times_of(stat: &Stat) -> Timestamps {
     let time = |sec: i64, nsec: u64| Timespec { tv_sec: sec, tv_nsec: nsec as _ };
-    let times = Timestamps {
+    Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    };
-    Ok(rustix::fs::utimensat(dir, c"", &times, AtFlags::EMPTY_PATH)?)
+    }
 }
 
 fn open(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {

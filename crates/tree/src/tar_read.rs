@@ -27,6 +27,8 @@ pub struct TarReader<R: Read> {
     global: Pax,
     state: State,
     buffer: Vec<u8>,
+    /// `..` in names stops at the root instead of being refused.
+    clamp: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,7 +67,21 @@ impl<R: Read> TarReader<R> {
             global: Pax::default(),
             state: State::Reading,
             buffer: Vec::new(),
+            clamp: false,
         }
+    }
+
+    /// The same, but `..` in names and in targets of hard links does not lead out of the root and is no error: how archives
+    /// are unpacked by tools that have changed their root to the destination.
+    #[must_use]
+    pub fn clamped(mut self) -> Self {
+        self.clamp = true;
+        self
+    }
+
+    fn path(&self, name: &[u8]) -> Result<RelPath, TarReadError> {
+        let path = if self.clamp && !name.is_empty() { RelPath::clean(name) } else { RelPath::parse(name) };
+        path.map_err(|error| self.invalid(error.into()))
     }
 
     /// The next entry as it stands, for archives that are no layers; skips what is left of the current content.
@@ -225,7 +241,7 @@ impl<R: Read> TarReader<R> {
         }
         let name = pax.sparse.name.clone().or(pax.path).or(long_name).unwrap_or_else(|| format::name(block));
         self.current.extend_from_slice(&name);
-        let path = RelPath::parse(&name).map_err(|e| self.invalid(e.into()))?;
+        let path = self.path(&name)?;
         let link = pax.link.or(long_link).unwrap_or_else(|| format::link(block).to_vec());
         let size = match pax.size {
             Some(size) => size,
@@ -254,12 +270,12 @@ impl<R: Read> TarReader<R> {
     fn kind(&self, block: &Block, name: &[u8], link: Vec<u8>, size: u64) -> Result<Kind, TarReadError> {
         let other = |problem| Err(self.invalid(Problem::Other(problem)));
         let slash = name.ends_with(b"/");
-        let is_root = RelPath::parse(name).is_ok_and(|path| path.is_root());
+        let is_root = self.path(name).is_ok_and(|path| path.is_root());
         let kind = match format::typeflag(block) {
             0 if slash => Kind::Dir,
             0 | b'0' | b'7' | b'S' if slash => return other("a regular file's name ends with \"/\""),
             0 | b'0' | b'7' | b'S' => Kind::File { size },
-            b'1' => Kind::Hardlink { target: RelPath::parse(&link).map_err(|e| self.invalid(e.into()))? },
+            b'1' => Kind::Hardlink { target: self.path(&link)? },
             b'2' if link.is_empty() || link.contains(&0) => {
                 return other("a symbolic link without a valid target");
             }

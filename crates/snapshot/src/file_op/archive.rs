@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 
 use rbuild_ports::Result;
-use rbuild_tree::{Entry, Kind, Limits, Problem, RelPath, TarReadError, TarReader, Xattrs};
+use rbuild_tree::{Entry, Kind, Limits, RelPath, TarReader, Xattrs};
 use rustix::fs::{self, AtFlags};
 
 use super::copy::{Copy, kind};
@@ -29,12 +29,9 @@ pub(crate) fn unpack_into(copy: &Copy<'_>, dest: &Dest, source: &RelPath) -> Res
     }
     let mut file = from.open(&place)?;
     let mut data = decompress(&mut file, &place)?;
-    let mut probe = TarReader::new(BufReader::new(&mut data), Limits::default());
-    match probe.next_entry() {
-        Ok(Some(_)) => {}
-        // It is an archive, and an unsafe one: unpacking says so.
-        Err(TarReadError::Invalid { problem: Problem::Path(_), .. }) => {}
-        Ok(None) | Err(_) => return Ok(false),
+    let mut probe = TarReader::new(BufReader::new(&mut data), Limits::default()).clamped();
+    if !matches!(probe.next_entry(), Ok(Some(_))) {
+        return Ok(false);
     }
     drop(probe);
     drop(data);
@@ -90,7 +87,7 @@ fn unpack(copy: &Copy<'_>, dest: &Dest, data: &mut dyn Read) -> Result<()> {
     let mtime = copy.action.timestamp.map_or(dest.now(), rbuild_tree::Time::from_nanos);
     dest.make_all(&root, &Meta { mode: 0o755, uid, gid, mtime, xattrs: Xattrs::new() })?;
     let mut target = Target { dest, root, copy, current: None, buffer: vec![0; 256 * 1024] };
-    let mut reader = stream(data);
+    let mut reader = stream(data).clamped();
     while let Some(entry) = reader.next_entry().map_err(tar_error)? {
         copy.cancel.check()?;
         target.entry(entry, &mut reader)?;
