@@ -166,7 +166,8 @@ fn trees() -> impl Strategy<Value = Tree> {
             }
             let mut entry = Entry::new(path, kind, mode);
             entry.uid = uid;
-            entry.mtime = Time { secs, nanos: 5 };
+            // Layers have whole seconds.
+            entry.mtime = Time { secs, nanos: 0 };
             if attribute {
                 entry.xattrs.insert(b"user.x".to_vec(), vec![0, 255]);
             }

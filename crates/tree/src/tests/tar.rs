@@ -368,7 +368,7 @@ fn written_bytes_are_stable() {
     let bytes = writer.finish().unwrap();
     assert_eq!(bytes.len() % 512, 0);
     // Recorded when the format was settled: a change here changes the digest of every layer.
-    assert_eq!(Digest::of(&bytes).short(), "1848a894f8c5");
+    assert_eq!(Digest::of(&bytes).short(), "be362edf51be");
     let times = |bytes: &[u8]| {
         let mut reader = TarReader::new(bytes, Limits::default());
         let mut times = Vec::new();
