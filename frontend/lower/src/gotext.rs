@@ -9,41 +9,31 @@ use rbuild_oci::calendar;
 pub(crate) fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
-    text.chars().for_each(|c| push_quoted(&mut out, c, '"'));
-    out.push('"');
-    out
-}
-
-/// `%q` of an integer: the character of that number, as a literal.
-pub(crate) fn quote_integer(n: i64) -> String {
-    let c = u32::try_from(n).ok().and_then(char::from_u32).unwrap_or(char::REPLACEMENT_CHARACTER);
-    let mut out = String::from("'");
-    push_quoted(&mut out, c, '\'');
-    out.push('\'');
-    out
-}
-
-fn push_quoted(out: &mut String, c: char, quote: char) {
-    match c {
-        c if c == quote || c == '\\' => out.extend(['\\', c]),
-        '\u{7}' => out.push_str("\\a"),
-        '\u{8}' => out.push_str("\\b"),
-        '\u{c}' => out.push_str("\\f"),
-        '\n' => out.push_str("\\n"),
-        '\r' => out.push_str("\\r"),
-        '\t' => out.push_str("\\t"),
-        '\u{b}' => out.push_str("\\v"),
-        '\0'..='\u{1f}' | '\u{7f}' => {
-            let _ = write!(out, "\\x{:02x}", u32::from(c));
-        }
-        c if printable(c) => out.push(c),
-        c if u32::from(c) < 0x1_0000 => {
-            let _ = write!(out, "\\u{:04x}", u32::from(c));
-        }
-        c => {
-            let _ = write!(out, "\\U{:08x}", u32::from(c));
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{b}' => out.push_str("\\v"),
+            '\0'..='\u{1f}' | '\u{7f}' => {
+                let _ = write!(out, "\\x{:02x}", u32::from(c));
+            }
+            c if printable(c) => out.push(c),
+            c if u32::from(c) < 0x1_0000 => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => {
+                let _ = write!(out, "\\U{:08x}", u32::from(c));
+            }
         }
     }
+    out.push('"');
+    out
 }
 
 fn printable(c: char) -> bool {
@@ -196,11 +186,6 @@ mod tests {
         );
         assert_eq!(quote_list(&["cat".to_owned(), "/a b".to_owned()]), r#"["cat" "/a b"]"#);
         assert_eq!(quote_list(&[]), "[]");
-        for (n, want) in
-            [(3, "'\\x03'"), (10, "'\\n'"), (39, "'\\''"), (34, "'\"'"), (65, "'A'"), (-1, "'\u{fffd}'")]
-        {
-            assert_eq!(quote_integer(n), want);
-        }
         assert_eq!(plain_list(&["/bin/bash".to_owned(), "-c".to_owned()]), "[/bin/bash -c]");
     }
 

@@ -92,16 +92,15 @@ pub(crate) fn healthcheck(
             }
         }
     };
-    // BuildKit prints the structure with `%q`.
-    let time = |nanos| gotext::quote(&gotext::duration(nanos));
+    // As Go's `%+v` prints the structure. Older releases, such as the one in Docker 20.10, print it with `%q`.
     let shown = format!(
-        "HEALTHCHECK &{{{} {} {} {} {} {}}}",
-        gotext::quote_list(&check.test),
-        time(check.interval),
-        time(check.timeout),
-        time(check.start_period),
-        time(check.start_interval),
-        gotext::quote_integer(check.retries),
+        "HEALTHCHECK {{Test:{} Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
+        gotext::plain_list(&check.test),
+        gotext::duration(check.interval),
+        gotext::duration(check.timeout),
+        gotext::duration(check.start_period),
+        gotext::duration(check.start_interval),
+        check.retries,
     );
     run.state.image.commit(shown, false, ctx.epoch);
     run.state.image.edit().healthcheck = Some(check);
