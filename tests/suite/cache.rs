@@ -135,6 +135,14 @@ fn the_base_moved() {
     put_busybox_as(registry(), "library/moving", "latest", &[("etc/release", "2")]);
     let second = build(&space, &request);
     check(&second, "[2/2] COPY a /a: ran, not in the cache\n");
+    let trace = second.ok().trace.clone().expect("a build is written down");
+    let causes: Vec<String> = rbuild::explanation(&trace)
+        .roots
+        .iter()
+        .flat_map(|root| root.causes.iter().map(ToString::to_string))
+        .collect();
+    assert_eq!(causes.len(), 1, "{causes:?}");
+    assert!(causes[0].contains("/library/moving:latest moved from sha256:"), "{causes:?}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::collect::Collecting;
 use crate::history::Historian;
 use crate::secrets::Lent;
 use crate::vertices::Vertices;
-use crate::{BuildRequest, Context, NamedContextSource};
+use crate::{BuildRequest, Context, DockerfileSource, NamedContextSource};
 
 /// Rows this old are made to survive a power cut when the next build starts.
 const PROMOTE_AGE: Duration = Duration::from_secs(60);
@@ -239,6 +239,21 @@ impl Store {
             }
         };
         found.iter().find_map(|bytes| Trace::from_bytes(bytes))
+    }
+
+    /// The newest build of what `request` asks for, if it began at `since` or later.
+    #[must_use]
+    pub fn trace_of(&self, request: &BuildRequest, since: Timestamp) -> Option<Trace> {
+        let dir = match &request.context {
+            Context::Dir(dir) => Some(dir.as_path()),
+            Context::None => None,
+        };
+        let file = match &request.dockerfile {
+            DockerfileSource::Default => None,
+            DockerfileSource::File(file) => Some(file.as_path()),
+            DockerfileSource::Text { name, .. } => Some(Path::new(name)),
+        };
+        self.last_trace(file, dir).filter(|trace| trace.at >= since.0)
     }
 
     pub(crate) fn historian(&self, build: (String, Timestamp)) -> Arc<Historian> {

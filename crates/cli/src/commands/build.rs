@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use rbuild::{
-    BuildError, Builder, CancelToken, Diagnostic, GcPolicy, OutputStreams, Report, Share, write_file,
+    BuildError, Builder, CancelToken, Diagnostic, GcPolicy, OutputStreams, Report, Share, Trace, write_file,
 };
 
 use crate::args::{BuildArgs, Cli, GcArgs, MessageFormat, ProgressMode};
@@ -29,6 +29,7 @@ fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let store = environment::open_store(cli)?;
     let prepared = request::build(args, store.root())?;
     let builder = Builder::new(store)?;
+    let began = builder.store().now();
     let cancel = CancelToken::new();
     signals::cancel_on_signals(&cancel);
     let display = Display::start(progress(args));
@@ -43,10 +44,15 @@ fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
         messages::show_findings(&said);
     }
     drop(prepared.temporary);
-    let report = result?;
-    if let (true, Some(trace)) = (args.explain, &report.trace) {
-        eprint(explain::text(trace, &explain::all(trace)).trim_end());
-    }
+    let report = match result {
+        Ok(report) => report,
+        Err(error) => {
+            let trace = builder.store().trace_of(&prepared.request, began);
+            explain(args, trace.as_ref());
+            return Err(error.into());
+        }
+    };
+    explain(args, report.trace.as_ref());
     write_files(args, &report)?;
     if args.quiet
         && let Some(digest) = &report.exported.config_digest
@@ -61,6 +67,13 @@ fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
         drop(builder.store().start_collecting(policy).wait());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says why steps ran, if that is wanted.
+fn explain(args: &BuildArgs, trace: Option<&Trace>) {
+    if let (true, Some(trace)) = (args.explain, trace) {
+        eprint(explain::text(trace, &explain::all(trace)).trim_end());
+    }
 }
 
 /// How large the cache may become; `None` if nothing is to be collected.
