@@ -77,6 +77,10 @@ pub(crate) fn resolve(spec: &str, passwd: &[u8], group: &[u8]) -> Result<User, U
         user.groups =
             group_entries(group).filter(|g| members(g).any(|m| m == entry.name)).map(|g| g.gid).collect();
     }
+    // The own group too: a file that denies its group something denies it to this process, whatever group it changes to.
+    if !user.groups.contains(&user.gid) {
+        user.groups.insert(0, user.gid);
+    }
     if user.uid > MAX_ID || user.gid > MAX_ID || user.groups.iter().any(|gid| *gid > MAX_ID) {
         return Err(UserError::Range(spec.to_owned()));
     }
@@ -158,21 +162,21 @@ mod tests {
         check("", "0:0 [0, 4] /root");
         check("root", "0:0 [0, 4] /root");
         check("0", "0:0 [0, 4] /root");
-        check("app", "1000:1000 [4, 50, 60] /home/app");
-        check("1000", "1000:1000 [4, 50, 60] /home/app");
-        check("app:staff", "1000:50 [] /home/app");
-        check("app:7", "1000:7 [] /home/app");
-        check("1000:1000", "1000:1000 [] /home/app");
-        check("4711", "4711:0 [] /");
-        check("4711:4712", "4711:4712 [] /");
-        check("nohome", "1001:5 [] /");
-        check(":staff", "0:50 [] /root");
-        check("app:", "1000:1000 [4, 50, 60] /home/app");
+        check("app", "1000:1000 [1000, 4, 50, 60] /home/app");
+        check("1000", "1000:1000 [1000, 4, 50, 60] /home/app");
+        check("app:staff", "1000:50 [50] /home/app");
+        check("app:7", "1000:7 [7] /home/app");
+        check("1000:1000", "1000:1000 [1000] /home/app");
+        check("4711", "4711:0 [0] /");
+        check("4711:4712", "4711:4712 [4712] /");
+        check("nohome", "1001:5 [5] /");
+        check(":staff", "0:50 [50] /root");
+        check("app:", "1000:1000 [1000, 4, 50, 60] /home/app");
     }
 
     #[test]
     fn nothing_becomes_root_by_accident() {
-        check("2000", "2000:0 [] /");
+        check("2000", "2000:0 [0] /");
         for spec in ["nobody", "+5", " 0", "0 ", "-1", "0x0", "zero", "１"] {
             check(spec, &format!("unable to find user {spec}: no matching entries in passwd file"));
         }
