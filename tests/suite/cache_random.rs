@@ -1,13 +1,15 @@
-//! Random Dockerfiles: a clean build, a cached one, and one from an imported cache give the same files.
+//! Cached builds of all kinds: random Dockerfiles give the same files clean, cached and imported; platforms share a cache.
 
 use rbuild::BuildRequest;
 use rbuild_testkit::fixture::make_tree;
+use rbuild_testkit::images::append;
 use rbuild_testkit::normalize::Times;
+use rbuild_testkit::registry::TestRegistry;
 use rbuild_testkit::space::Space;
 
-use crate::caches::{TREE, to_dir};
-use crate::common::{assert_same_lines, image_of, request, require_root};
-use crate::imports::local;
+use crate::caches::{TREE, layers_read, to, to_dir};
+use crate::common::{assert_same_lines, build, image_of, output, request, require_root};
+use crate::imports::{from, local};
 
 /// Numbers that look random.
 struct Dice(u64);
@@ -77,5 +79,56 @@ fn a_cached_build_equals_a_clean_build() {
             assert_eq!(built.ok().ran, 0, "{seed}, {mode}, {what}:\n{steps}");
             assert_same_lines(&clean.2, &listing, &format!("{seed}, {mode}, {what}:\n{steps}"));
         }
+    }
+}
+
+/// A base for two platforms, whose layers differ.
+fn two_platforms(registry: &TestRegistry) {
+    let layer = |text: &str| {
+        let mut tar = tar::Builder::new(vec![]);
+        append(&mut tar, "arch", 0o644, tar::EntryType::Regular, text.as_bytes(), None);
+        tar.into_inner().expect("a tar in memory")
+    };
+    let amd64 = registry.put_image("base", "amd64", "amd64", &[layer("amd64")]);
+    let arm64 = registry.put_image("base", "arm64", "arm64", &[layer("arm64")]);
+    registry.put_index("base", "latest", &[("linux/amd64", &amd64), ("linux/arm64", &arm64)]);
+}
+
+#[test]
+fn platforms_share_a_cache() {
+    if !require_root() {
+        return;
+    }
+    let registry = TestRegistry::start();
+    two_platforms(&registry);
+    let on = |space: &Space, platforms: &[&str]| {
+        make_tree(&space.context(), TREE);
+        let dockerfile = format!("FROM {}/base\nCOPY src /src\nCOPY note /note\n", registry.host());
+        let mut request = request(space, &dockerfile);
+        request.platforms = platforms.iter().map(|it| it.parse().expect("a platform")).collect();
+        request
+    };
+    let (amd64, arm64) = (["linux/amd64"], ["linux/arm64"]);
+    // One after the other into the same place, from machines that know nothing of each other.
+    for platform in [&amd64, &arm64] {
+        let space = Space::new();
+        let mut request = on(&space, platform);
+        request.cache_to = to(&format!("type=registry,ref={}/app:cache", registry.host()));
+        build(&space, &request).ok();
+    }
+    // And both at once inside an image.
+    let space = Space::new();
+    let mut request = on(&space, &["linux/amd64", "linux/arm64"]);
+    request.cache_to = to("type=inline");
+    request.outputs = vec![output(&format!("type=registry,name={}/app:image", registry.host()))];
+    build(&space, &request).ok();
+    registry.clear_log();
+    for tag in ["cache", "image"] {
+        let space = Space::new();
+        let mut request = on(&space, &["linux/amd64", "linux/arm64"]);
+        request.cache_from = from(&format!("{}/app:{tag}", registry.host()));
+        let built = build(&space, &request);
+        assert_eq!((built.ok().ran, built.ok().cached), (0, 4), "{tag}:\n{}", built.text());
+        assert_eq!(layers_read(&registry, "app").len(), 0);
     }
 }

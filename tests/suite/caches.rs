@@ -9,7 +9,6 @@ use rbuild::{BuildRequest, CacheTo};
 use rbuild_cache_remote::{CacheConfig, RemoteDocument, inline_config, read_document};
 use rbuild_digest::Digest;
 use rbuild_testkit::fixture::make_tree;
-use rbuild_testkit::images::append;
 use rbuild_testkit::normalize::Times;
 use rbuild_testkit::registry::{Fault, TestRegistry};
 use rbuild_testkit::space::Space;
@@ -164,7 +163,7 @@ pub(crate) fn app(space: &Space) -> BuildRequest {
 }
 
 /// What was read of a repository's blobs since the log was cleared, without configs.
-fn layers_read(registry: &TestRegistry, repository: &str) -> BTreeSet<String> {
+pub(crate) fn layers_read(registry: &TestRegistry, repository: &str) -> BTreeSet<String> {
     let prefix = format!("/v2/{repository}/blobs/");
     let read = registry.requests().into_iter().filter(|request| request.method == "GET");
     let digests = read.filter_map(|request| request.path.strip_prefix(&prefix).map(str::to_owned));
@@ -452,6 +451,45 @@ fn what_others_exported_to_the_same_place_stays() {
 }
 
 #[test]
+fn a_damaged_blob_of_the_store_is_made_again() {
+    if !able() {
+        return;
+    }
+    let registry = TestRegistry::start();
+    let space = Space::new();
+    let mut request = app(&space);
+    request.cache_to = to_dir(&space.path("first"), ",mode=max");
+    build(&space, &request).ok();
+    let blobs = space.store().join("blobs");
+    let mut damaged = 0;
+    let mut dirs = vec![blobs];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).expect("the store").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if let Ok(mut bytes) = fs::read(&path)
+                && bytes.starts_with(&[0x1f, 0x8b])
+            {
+                *bytes.last_mut().expect("a layer") ^= 1;
+                fs::remove_file(&path).expect("a blob");
+                fs::write(&path, bytes).expect("a blob");
+                damaged += 1;
+            }
+        }
+    }
+    assert!(damaged > 3);
+    let place = format!("type=registry,ref={}/app:cache,mode=max", registry.host());
+    request.cache_to = [to_dir(&space.path("second"), ",mode=max"), to(&place)].concat();
+    let built = build(&space, &request);
+    built.ok();
+    assert!(built.warnings.iter().all(|warning| warning.contains("made again")), "{:?}", built.warnings);
+    let config = |name: &str| read_cache(&space.path(name)).1.to_json();
+    assert_eq!(config("first"), config("second"));
+    assert!(registry.manifest("app", "cache").is_some());
+}
+
+#[test]
 fn a_failed_export_is_a_warning_unless_asked() {
     if !able() {
         return;
@@ -510,56 +548,5 @@ fn other_forms_and_compressions_are_found_too() {
         let (built, image) = image_of(&space, request);
         assert_eq!(built.ok().ran, 0, "{tag}: {}", built.text());
         assert_eq!(image.expect("it was built").rootfs().paths(), ["/lint", "/note", "/out"], "{tag}");
-    }
-}
-
-/// A base for two platforms, whose layers differ.
-fn two_platforms(registry: &TestRegistry) {
-    let layer = |text: &str| {
-        let mut tar = tar::Builder::new(vec![]);
-        append(&mut tar, "arch", 0o644, tar::EntryType::Regular, text.as_bytes(), None);
-        tar.into_inner().expect("a tar in memory")
-    };
-    let amd64 = registry.put_image("base", "amd64", "amd64", &[layer("amd64")]);
-    let arm64 = registry.put_image("base", "arm64", "arm64", &[layer("arm64")]);
-    registry.put_index("base", "latest", &[("linux/amd64", &amd64), ("linux/arm64", &arm64)]);
-}
-
-#[test]
-fn platforms_share_a_cache() {
-    if !require_root() {
-        return;
-    }
-    let registry = TestRegistry::start();
-    two_platforms(&registry);
-    let on = |space: &Space, platforms: &[&str]| {
-        make_tree(&space.context(), TREE);
-        let dockerfile = format!("FROM {}/base\nCOPY src /src\nCOPY note /note\n", registry.host());
-        let mut request = request(space, &dockerfile);
-        request.platforms = platforms.iter().map(|it| it.parse().expect("a platform")).collect();
-        request
-    };
-    let (amd64, arm64) = (["linux/amd64"], ["linux/arm64"]);
-    // One after the other into the same place, from machines that know nothing of each other.
-    for platform in [&amd64, &arm64] {
-        let space = Space::new();
-        let mut request = on(&space, platform);
-        request.cache_to = to(&format!("type=registry,ref={}/app:cache", registry.host()));
-        build(&space, &request).ok();
-    }
-    // And both at once inside an image.
-    let space = Space::new();
-    let mut request = on(&space, &["linux/amd64", "linux/arm64"]);
-    request.cache_to = to("type=inline");
-    request.outputs = vec![output(&format!("type=registry,name={}/app:image", registry.host()))];
-    build(&space, &request).ok();
-    registry.clear_log();
-    for tag in ["cache", "image"] {
-        let space = Space::new();
-        let mut request = on(&space, &["linux/amd64", "linux/arm64"]);
-        request.cache_from = from(&format!("{}/app:{tag}", registry.host()));
-        let built = build(&space, &request);
-        assert_eq!((built.ok().ran, built.ok().cached), (0, 4), "{tag}:\n{}", built.text());
-        assert_eq!(layers_read(&registry, "app").len(), 0);
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -12,7 +12,7 @@ use rbuild_cache_remote::{
     CREATED_AT, CacheConfig, CacheManifest, Chains, Form, MountIndex, UNCOMPRESSED, inline_records,
     write_manifest,
 };
-use rbuild_digest::Digest;
+use rbuild_digest::{Digest, Hasher};
 use rbuild_export::{ExportContext, LayerDescriptor, LayerMaker, Place, PreparedLayer};
 use rbuild_oci::media_type::BUILDKIT_CACHE_CONFIG;
 use rbuild_oci::{Descriptor, rfc3339};
@@ -63,10 +63,8 @@ pub fn export_cache(
         Export { cx, maker: &maker, target, options, sent: AtomicU64::new(0), skipped: AtomicU64::new(0) };
     let preparing = "preparing build cache for export";
     cx.progress.status(preparing, 0, None, false);
-    let left_out = AtomicUsize::new(0);
     let prepared =
         maker.available_blobs(&layers(graphs, options.mode), &options.compression, &|layer, error| {
-            left_out.fetch_add(1, Ordering::Relaxed);
             cx.progress.warn(&format!("layer {layer} is left out of the exported cache: {error}"));
         })?;
     let prepared = export.send(prepared)?;
@@ -190,10 +188,45 @@ impl Export<'_> {
         self.cx.progress.status(&label, 0, Some(descriptor.size), false);
         let open =
             || -> Result<Box<dyn Read + Send + '_>> { Ok(Box::new(self.cx.blobs.open(&descriptor.digest)?)) };
-        self.target.put_blob(descriptor, &open, self.cx.cancel)?;
+        if let Err(error) = self.target.put_blob(descriptor, &open, self.cx.cancel) {
+            if !self.remade(layer, &error)? {
+                return Err(error);
+            }
+            self.target.put_blob(descriptor, &open, self.cx.cancel)?;
+        }
         self.sent.fetch_add(descriptor.size, Ordering::Relaxed);
         self.cx.progress.status(&label, descriptor.size, Some(descriptor.size), true);
         Ok(true)
+    }
+
+    /// After a failure: whether the stored blob was damaged, and is as it should be now.
+    fn remade(&self, layer: &PreparedLayer, error: &PortError) -> Result<bool> {
+        let digest = &layer.descriptor.descriptor.digest;
+        if !matches!(error.kind, ErrorKind::Corrupt | ErrorKind::Invalid) || self.is_sound(digest)? {
+            return Ok(false);
+        }
+        self.cx.progress.warn(&format!("the stored blob {digest} is damaged; it is made again"));
+        self.cx.blobs.remove(digest)?;
+        let again = self.maker.ensure_blob(&layer.descriptor.layer, &self.options.compression)?;
+        if again.place == Place::Remote {
+            self.maker.fetch(std::slice::from_ref(&again))?;
+        }
+        Ok(again.descriptor.descriptor.digest == *digest)
+    }
+
+    fn is_sound(&self, digest: &Digest) -> Result<bool> {
+        let mut hasher = Hasher::new();
+        let mut blob = self.cx.blobs.open(digest)?;
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            self.cx.cancel.check()?;
+            match blob.read(&mut buffer) {
+                Ok(0) => return Ok(hasher.finish() == *digest),
+                Ok(n) => hasher.update(buffer.get(..n).unwrap_or_default()),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return Ok(false),
+            }
+        }
     }
 
     /// What stands in the manifest for a layer.

@@ -1,6 +1,7 @@
 //! Contents of cache mounts, out: each mount's tar is cut into pieces, and only pieces that the target has not are
 //! compressed and sent. A mount that somebody uses alone, that changes meanwhile, or that is too large is left out.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,6 +68,7 @@ impl MountExport<'_> {
     fn one(&self, id: &str, known: &HashMap<&str, &Chunk>, budget: u64) -> Result<Option<Vec<Chunk>>> {
         let label = format!("exporting cache mount {id}");
         self.cx.progress.status(&label, 0, None, false);
+        let over = Cell::new(false);
         let mut sink = Sink {
             export: self,
             known,
@@ -74,41 +76,29 @@ impl MountExport<'_> {
             pieces: vec![],
             chunks: vec![],
             left: budget,
+            over: &over,
             label: &label,
             passed: 0,
             failure: None,
         };
-        let written = self.cx.snapshots.write_cache_mount(id, &mut sink);
-        if let Some(error) = sink.failure.take() {
-            if error.kind == ErrorKind::NoSpace && error.message.is_empty() {
-                let text = format!("cache mount {id} is left out: it does not fit into mounts-size");
-                self.cx.progress.warn(&text);
-                return Ok(None);
-            }
-            return Err(error);
-        }
-        match written {
-            Ok(true) => {}
+        let written = match self.cx.snapshots.write_cache_mount(id, &mut sink) {
+            Ok(true) => sink.end(),
             Ok(false) => return Ok(None),
-            Err(error) if matches!(error.kind, ErrorKind::Corrupt | ErrorKind::NotFound) => {
-                self.cx.progress.warn(&format!("cache mount {id} is left out: {error}"));
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        }
-        let chunks = match sink.end() {
-            Ok(chunks) => chunks,
-            Err(error) if error.kind == ErrorKind::NoSpace && error.message.is_empty() => {
-                self.cx
-                    .progress
-                    .warn(&format!("cache mount {id} is left out: it does not fit into mounts-size"));
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
+            // What the sink said is told by nobody else.
+            Err(error) => Err(sink.failure.take().unwrap_or(error)),
         };
-        let size = chunks.iter().map(|chunk| chunk.length).sum();
-        self.cx.progress.status(&label, size, Some(size), true);
-        Ok(Some(chunks))
+        match written {
+            Ok(chunks) => {
+                let size = chunks.iter().map(|chunk| chunk.length).sum();
+                self.cx.progress.status(&label, size, Some(size), true);
+                Ok(Some(chunks))
+            }
+            Err(error) if over.get() || matches!(error.kind, ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                self.cx.progress.warn(&format!("cache mount {id} is left out: {error}"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Joins what others exported with what this build has: recent contents of other mounts stay, as far as they fit and are
@@ -167,6 +157,8 @@ struct Sink<'a> {
     pieces: Vec<Vec<u8>>,
     chunks: Vec<Chunk>,
     left: u64,
+    /// Whether there is nothing left.
+    over: &'a Cell<bool>,
     label: &'a str,
     passed: u64,
     failure: Option<PortError>,
@@ -185,8 +177,8 @@ impl Sink<'_> {
         })?;
         for chunk in made.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
             let Some(left) = self.left.checked_sub(chunk.blob.size) else {
-                // Without a message: the budget.
-                return Err(PortError::new(ErrorKind::NoSpace, ""));
+                self.over.set(true);
+                return Err(PortError::new(ErrorKind::NoSpace, "it does not fit into mounts-size"));
             };
             self.left = left;
             self.chunks.push(chunk);
