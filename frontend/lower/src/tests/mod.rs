@@ -6,6 +6,7 @@
 mod corpus;
 mod inputs;
 mod keys;
+mod lints;
 mod rules;
 
 use std::fs;
