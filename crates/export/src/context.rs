@@ -31,7 +31,7 @@ pub struct ExportContext<'a> {
     pub materialise: &'a Materialise<'a>,
     /// For pushing.
     pub registry: Option<&'a dyn Registry>,
-    /// For `ImageRecord::created` alone: no exported byte depends on it.
+    /// For `ImageRecord::created`, and for what exported caches say of their age: no byte of an image depends on it.
     pub clock: &'a dyn Clock,
     /// Told how far it is.
     pub progress: &'a dyn Progress,
