@@ -281,3 +281,25 @@ fn annotations_and_names_are_where_others_look() {
     let annotations = &index["manifests"][0]["annotations"];
     assert_eq!(annotations["org.opencontainers.image.ref.name"], "1");
 }
+
+/// `BUILDKIT_MULTI_PLATFORM` makes an index of one platform, and a directory for it; it can forbid several.
+#[test]
+fn one_platform_can_be_an_index() {
+    if !require_root() {
+        return;
+    }
+    let space = Space::new();
+    let mut request = request(&space, "FROM scratch\nLABEL a=b\nCOPY --from=scratch / /x\n");
+    request.build_args = vec![("BUILDKIT_MULTI_PLATFORM".to_owned(), "1".to_owned())];
+    let dir = space.path("files");
+    request.outputs = vec![output(&format!("type=local,dest={}", dir.display()))];
+    build(&space, &request).ok();
+    let platform = rbuild::Platform::host().to_string().replace('/', "_");
+    assert!(dir.join(platform).is_dir(), "{:?}", std::fs::read_dir(&dir).expect("it was written").count());
+    request.platforms =
+        vec!["linux/amd64".parse().expect("a platform"), "linux/arm64".parse().expect("a platform")];
+    request.build_args = vec![("BUILDKIT_MULTI_PLATFORM".to_owned(), "false".to_owned())];
+    assert!(build(&space, &request).error().contains("forbids"));
+    request.build_args = vec![("BUILDKIT_MULTI_PLATFORM".to_owned(), "maybe".to_owned())];
+    assert!(build(&space, &request).error().contains("neither true nor false"));
+}

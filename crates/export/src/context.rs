@@ -89,6 +89,8 @@ pub type InlineCache<'a> = dyn Fn(&BuiltImage, &[LayerDescriptor]) -> Result<Opt
 pub struct ExportRequest<'a> {
     /// One a platform, in order.
     pub images: &'a [BuiltImage],
+    /// An index, and a directory for each platform: usual for several, possible for one.
+    pub indexed: bool,
     /// All outputs.
     pub outputs: &'a [OutputSpec],
     /// `-t`; replaces the outputs' own `name=` when not empty.

@@ -82,7 +82,7 @@ impl PreparedImage {
         request: &ExportRequest<'_>,
         settings: &ImageSettings,
     ) -> Result<Self> {
-        let indexed = request.images.len() > 1;
+        let indexed = request.indexed;
         check(request, settings, indexed)?;
         let all: Vec<_> =
             request.images.iter().flat_map(|image| image.snapshot.layers.iter().cloned()).collect();

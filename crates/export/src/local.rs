@@ -31,7 +31,7 @@ pub(crate) fn export(
     output: &LocalOutput,
 ) -> Result<OutputReport> {
     let staged = StagedDir::create(&output.dest)?;
-    let split = output.platform_split.unwrap_or(request.images.len() > 1);
+    let split = output.platform_split.unwrap_or(request.indexed);
     let mut bytes = 0;
     for image in request.images {
         (cx.materialise)(&image.snapshot)?;

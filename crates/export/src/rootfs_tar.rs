@@ -81,7 +81,7 @@ fn write(
     out: &mut dyn Write,
 ) -> Result<()> {
     let failed = |error| archive_error(error, &output.dest.to_string());
-    let split = output.platform_split.unwrap_or(request.images.len() > 1);
+    let split = output.platform_split.unwrap_or(request.indexed);
     let epoch = output.source_date_epoch.or(request.source_date_epoch).map(Time::from_secs);
     let mut tar = TarWriter::new(out);
     let mut seen = std::collections::HashSet::new();

@@ -16,7 +16,7 @@ use rbuild_ports::{CancelToken, ErrorKind, Snapshot};
 
 use crate::ahead::{Ahead, Queue};
 use crate::caches::{Caches, Solve};
-use crate::frontend::Frontend;
+use crate::frontend::{Frontend, multi_platform};
 use crate::history::{self, Historian};
 use crate::trace::{self, GraphNotes};
 use crate::vertices::{GraphEvents, Task, Vertices};
@@ -255,6 +255,8 @@ impl Builder {
             if request.cache_to.contains(&CacheTo::Inline) { Some(&inline) } else { None };
         let export = ExportRequest {
             images: &images,
+            // What is wrong with it was said when the file was read.
+            indexed: multi_platform(request).unwrap_or(images.len() > 1),
             outputs: &outputs,
             names: &request.tags,
             annotations: &request.annotations,

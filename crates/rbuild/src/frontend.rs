@@ -13,7 +13,7 @@ use rbuild_ports::{CancelToken, LayerId};
 
 use crate::resolve::{Resolver, Unlowered};
 use crate::vertices::Vertices;
-use crate::{BuildError, BuildRequest, Context, NamedContextSource, inputs};
+use crate::{BuildError, BuildErrorKind, BuildRequest, Context, NamedContextSource, codes, inputs};
 
 /// A Dockerfile that was read, and how it is to be lowered, once a platform.
 pub(crate) struct Frontend {
@@ -51,11 +51,12 @@ impl Frontend {
             Context::Dir(dir) => MainContext::Local(inputs::ignore_file(dir, path.as_deref())?),
             Context::None => MainContext::None,
         };
+        let several = multi_platform(request)?;
         let host = [Platform::host()];
         let platforms = if request.platforms.is_empty() { host.as_slice() } else { &request.platforms };
         let options = platforms
             .iter()
-            .map(|platform| lower_options(request, platform, platforms.len() > 1, context.clone()))
+            .map(|platform| lower_options(request, platform, several, context.clone()))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self { source, path, file, found: diagnostics, options })
     }
@@ -130,6 +131,29 @@ impl Frontend {
     fn split(&self, all: Vec<Diagnostic>) -> Unplanned {
         let (findings, errors) = all.into_iter().partition(is_warning);
         Unplanned { error: Box::new(BuildError::findings(errors)), findings }
+    }
+}
+
+/// Whether the result is one of several platforms: `BUILDKIT_MULTI_PLATFORM` makes one platform an index too.
+pub(crate) fn multi_platform(request: &BuildRequest) -> Result<bool, BuildError> {
+    let several = request.platforms.len() > 1;
+    let asked = request.build_args.iter().rev().find(|(name, _)| name == "BUILDKIT_MULTI_PLATFORM");
+    let invalid = |message: String, help: &str| {
+        let diagnostic = Diagnostic::error(codes::INVALID, message).help(help);
+        Err(BuildError::new(BuildErrorKind::User, diagnostic))
+    };
+    match asked.map(|(_, value)| value.as_str()) {
+        None | Some("") => Ok(several),
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") if several => invalid(
+            "several platforms were asked for, and BUILDKIT_MULTI_PLATFORM forbids them".to_owned(),
+            "build one platform at a time, or leave the argument out",
+        ),
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+        Some(other) => invalid(
+            format!("invalid BUILDKIT_MULTI_PLATFORM {other:?}: it is neither true nor false"),
+            "write --build-arg BUILDKIT_MULTI_PLATFORM=1",
+        ),
     }
 }
 

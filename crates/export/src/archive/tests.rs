@@ -26,6 +26,7 @@ fn run(world: &World, images: &[BuiltImage], output: &str, names: &[&str]) -> Re
     let names: Vec<Reference> = names.iter().map(|name| name.parse().unwrap()).collect();
     let request = ExportRequest {
         images,
+        indexed: images.len() > 1,
         outputs: &outputs,
         names: &names,
         annotations: &[],

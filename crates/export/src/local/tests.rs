@@ -72,6 +72,7 @@ fn built(snapshot: Snapshot, platform: &str) -> BuiltImage {
 fn request<'a>(images: &'a [BuiltImage], outputs: &'a [OutputSpec]) -> ExportRequest<'a> {
     ExportRequest {
         images,
+        indexed: images.len() > 1,
         outputs,
         names: &[],
         annotations: &[],

@@ -109,6 +109,7 @@ fn run(world: &World, fake: &Fake, images: &[BuiltImage], output: &str, names: &
     let names: Vec<Reference> = names.iter().map(|name| name.parse().unwrap()).collect();
     let request = ExportRequest {
         images,
+        indexed: images.len() > 1,
         outputs: &outputs,
         names: &names,
         annotations: &[],

@@ -24,6 +24,7 @@ fn request<'a>(
 ) -> ExportRequest<'a> {
     ExportRequest {
         images,
+        indexed: images.len() > 1,
         outputs,
         names,
         annotations: &[],
