@@ -47,6 +47,7 @@ codes! {
     GRAPH = "RB1135", "the graph could not be built: a mistake in this program";
     NO_MOUNT_TARGET = "RB1136", "a mount without target in the root directory";
     NO_CACHE_STAGE = "RB1137", "a stage to build without the cache does not exist (a warning)";
+    OTHER_FRONTEND = "RB1138", "another frontend is named than the one that is used (a warning)";
 }
 
 /// Errors that are about one instruction and nothing else.

@@ -63,6 +63,7 @@ pub(crate) enum Base {
 pub(crate) fn plan<'a>(ctx: &mut Ctx<'a>) -> Option<Plan<'a>> {
     let parsed = ctx.parsed;
     lint::check_file(&mut ctx.lint, parsed, ctx.source);
+    check_frontend(ctx);
     let (globals, parts) = split(ctx);
     if parts.is_empty() {
         let last = parsed.instructions.last().map_or(Span::default(), |last| last.keyword.span);
@@ -102,6 +103,31 @@ pub(crate) fn plan<'a>(ctx: &mut Ctx<'a>) -> Option<Plan<'a>> {
     find_uses(ctx, &mut out);
     find_cycle(ctx, &out);
     Some(out)
+}
+
+/// The file may name a frontend that speaks another language.
+fn check_frontend(ctx: &mut Ctx<'_>) {
+    let directive = ctx.parsed.directives.syntax.as_ref();
+    let argument = ctx.build_args.get("BUILDKIT_SYNTAX").filter(|text| !text.is_empty());
+    let text = match (argument, directive) {
+        (Some(text), _) => text.as_str(),
+        (None, Some(directive)) => directive.value.as_str(),
+        (None, None) => return,
+    };
+    let image = text.split(' ').next().unwrap_or_default();
+    let path = image.split('@').next().unwrap_or_default();
+    let name = path.rsplit('/').next().unwrap_or_default().split(':').next().unwrap_or_default();
+    if matches!(name, "" | "dockerfile" | "dockerfile-upstream" | "dockerfile.v0") {
+        return;
+    }
+    let message =
+        format!("the frontend {image:?} is not run: the file is read as docker/dockerfile reads it");
+    let mut warning = Diagnostic::warning(codes::OTHER_FRONTEND, message);
+    match directive.filter(|_| argument.is_none()) {
+        Some(directive) => warning = warning.at(ctx.source, directive.span),
+        None => warning = warning.note("it was given as build argument BUILDKIT_SYNTAX"),
+    }
+    ctx.warnings.push(warning.help("write # syntax=docker/dockerfile:1 if the file is a plain Dockerfile"));
 }
 
 /// A `FROM` and what follows it.

@@ -18,6 +18,7 @@ const PLACELESS: &[&str] = &[
     codes::CHECK_OPTION,
     codes::NO_SUCH_CHECK,
     codes::CHECK_FAILED,
+    codes::OTHER_FRONTEND,
     codes::IGNORE_PATTERN,
 ];
 
