@@ -1,10 +1,11 @@
 //! What the store holds and what it costs, for people.
 
-use rbuild_ports::{Result, Timestamp};
+use rbuild_ports::{CommittedLayer, Result, Timestamp};
 use std::fmt;
 
 use crate::Index;
 use crate::facts::Facts;
+use crate::format::count;
 
 /// What a row is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -59,6 +60,31 @@ impl UsageKind {
 }
 
 impl Index {
+    /// Entries and bytes of all layers that were seen full.
+    ///
+    /// # Errors
+    /// If the index cannot be read.
+    pub fn layer_counts(&self) -> Result<Vec<CommittedLayer>> {
+        self.heal(|| {
+            self.db.read(|db| {
+                let sql = "SELECT name, entries, bytes FROM layers WHERE entries > 0 ORDER BY id DESC";
+                let mut statement = db.prepare_cached(sql)?;
+                let mut rows = statement.query([])?;
+                let mut out = vec![];
+                while let Some(row) = rows.next()? {
+                    // A name that is none is for a check to find.
+                    let Ok(layer) = row.get::<_, String>(0)?.parse() else { continue };
+                    out.push(CommittedLayer {
+                        layer,
+                        entries: count(row.get(1)?),
+                        bytes: count(row.get(2)?),
+                    });
+                }
+                Ok(out)
+            })
+        })
+    }
+
     /// All that takes space: layers in the order they were made, then blobs, then cache mounts.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use rbuild_ports::{CancelToken, ErrorKind, Snapshot};
 
 use crate::ahead::{Ahead, Queue};
 use crate::caches::{Caches, Solve};
+use crate::check::Sealing;
 use crate::frontend::{Frontend, multi_platform};
 use crate::history::{self, Historian};
 use crate::trace::{self, GraphNotes};
@@ -106,6 +107,8 @@ impl Builder {
             Ok(_) => ahead.into_iter().for_each(Ahead::finish),
             Err(_) => drop(ahead),
         }
+        let ran = vertices.ran.load(Ordering::Relaxed) > 0;
+        let sealing = if ran { self.store.start_sealing() } else { None };
         let exported = solved.and_then(|mut solves| {
             let mut result = self.export(&cache, &solves, epoch, streams);
             if let Err(error) = &result
@@ -122,6 +125,7 @@ impl Builder {
         });
         self.store.finish_build();
         let trace = historian.trace();
+        sealing.into_iter().for_each(Sealing::finish);
         let (exported, cache_manifest) = exported?;
         Ok(Report {
             build_ref,

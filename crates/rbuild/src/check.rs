@@ -1,10 +1,15 @@
-//! Reading the layers of a store against what they held: their manifests, else the tar that they were exported as. What was
-//! never known is taken as it is, and compared from then on.
+//! Reading the layers of a store against what they held: their manifests, which small layers get right after the build, else
+//! the tar that they were exported as. What was never known is taken as it is, and compared from then on.
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rbuild_cache_explain::Manifest;
+use rbuild_cache_index::Index;
 use rbuild_digest::Hasher;
 use rbuild_ports::{CacheIndex, LayerId, Result, Snapshot, Snapshots, View};
 use rbuild_store::Sums;
@@ -48,6 +53,57 @@ impl Inspector<'_> {
         self.snapshots.write_tar(layer, &mut out)?;
         Ok(out.0.finish() != expected)
     }
+}
+
+/// Layers up to this size are read again right after a build, so that a check can tell later whether they changed.
+const SMALL_BYTES: u64 = 16 << 20;
+const SMALL_ENTRIES: u64 = 1000;
+
+/// How long that may go on after the build.
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// Reads new small layers beside the end of a build.
+pub(crate) struct Sealing {
+    stop: Arc<AtomicBool>,
+    done: Receiver<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Sealing {
+    /// Starts it; `None` without a thread.
+    pub(crate) fn start(snapshots: Arc<dyn Snapshots>, index: Arc<Index>, sums: Sums) -> Option<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (send, done) = channel();
+        let stopped = stop.clone();
+        let work = move || {
+            for layer in index.layer_counts().unwrap_or_default() {
+                let small = layer.bytes <= SMALL_BYTES && layer.entries <= SMALL_ENTRIES;
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                if small && !sums.has(&layer.layer) && snapshots.present(&layer.layer) {
+                    // Failing only means that a check knows less.
+                    drop(seal(&*snapshots, &sums, &layer.layer));
+                }
+            }
+            // Nobody waits any more if it took too long.
+            let _ = send.send(());
+        };
+        let thread = std::thread::Builder::new().name("seal".to_owned()).spawn(work).ok()?;
+        Some(Self { stop, done, thread })
+    }
+
+    /// Waits a moment, and then for the layer that is being read.
+    pub(crate) fn finish(self) {
+        let _ = self.done.recv_timeout(MOMENT);
+        self.stop.store(true, Ordering::Relaxed);
+        drop(self.thread.join());
+    }
+}
+
+fn seal(snapshots: &dyn Snapshots, sums: &Sums, layer: &LayerId) -> Result<()> {
+    let view = snapshots.view(&Snapshot { layers: vec![layer.clone()] })?;
+    sums.keep(layer, &manifest(&view)?.to_bytes())
 }
 
 struct HashOnly(Hasher);

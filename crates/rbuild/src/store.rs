@@ -17,7 +17,7 @@ use rbuild_snapshot::{LayerStore, LayerStoreOptions};
 use rbuild_source::{DockerConfig, HostSources, ProxyOptions, Registry, RegistryOptions, SourceOptions};
 use rbuild_store::{BootId, FileFlights, History, Root, Store as Blobs, Sums};
 
-use crate::check::Inspector;
+use crate::check::{Inspector, Sealing};
 use crate::collect::Collecting;
 use crate::history::Historian;
 use crate::secrets::Lent;
@@ -254,6 +254,10 @@ impl Store {
             DockerfileSource::Text { name, .. } => Some(Path::new(name)),
         };
         self.last_trace(file, dir).filter(|trace| trace.at >= since.0)
+    }
+
+    pub(crate) fn start_sealing(&self) -> Option<Sealing> {
+        Sealing::start(self.snapshots.clone(), self.index.clone(), Sums::of(&self.root))
     }
 
     pub(crate) fn historian(&self, build: (String, Timestamp)) -> Arc<Historian> {

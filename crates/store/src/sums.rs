@@ -43,6 +43,12 @@ impl Sums {
             .map_err(|error| PortError::io("write", &to, error))
     }
 
+    /// Whether something is kept of a layer, or of an earlier one of its name.
+    #[must_use]
+    pub fn has(&self, layer: &LayerId) -> bool {
+        self.dir.join(layer.as_str()).exists()
+    }
+
     /// What the layer that is there now held; `None` when that was not kept.
     #[must_use]
     pub fn get(&self, layer: &LayerId) -> Option<Vec<u8>> {
