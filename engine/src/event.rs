@@ -16,9 +16,10 @@ pub enum Event {
     Cached {
         /// The step.
         step: NodeId,
-        /// Since when its record is there; 0 for images, which have none.
+        /// Since when its record is there; 0 for images, which have none, and for steps that only led on to one that is
+        /// in the cache.
         created: Timestamp,
-        /// Who made the record.
+        /// Who made the record, if there is one.
         kind: Option<RecordKind>,
         /// How long that took, in milliseconds.
         cost_ms: u64,

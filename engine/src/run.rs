@@ -80,7 +80,8 @@ pub async fn solve(
         }
         None => {
             let nodes: Vec<NodeId> = targets.iter().map(|edge| edge.node).collect();
-            for step in shared.untouched_images(&shared.graph.needed(&nodes)) {
+            let images = shared.untouched_images(&shared.graph.needed(&nodes));
+            for step in scheduler.passed_over().into_iter().chain(images) {
                 let created = rbuild_ports::Timestamp(0);
                 events.event(Event::Cached { step, created, kind: None, cost_ms: 0 });
             }

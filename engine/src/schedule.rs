@@ -201,6 +201,13 @@ impl Scheduler {
         Some(self.steps[i].state)
     }
 
+    /// Steps whose keys are known without a result, which nobody asked for: what follows them is in the cache.
+    #[must_use]
+    pub fn passed_over(&self) -> Vec<NodeId> {
+        let known = self.steps.iter().filter(|step| step.state == StepState::Known);
+        known.map(|step| step.spec.node).collect()
+    }
+
     /// What is known of all steps' keys.
     #[must_use]
     pub fn solved(&self) -> Vec<SolvedStep> {
