@@ -5,6 +5,9 @@
 pub struct FileOp {
     /// In order.
     pub actions: Vec<FileAction>,
+    /// `SOURCE_DATE_EPOCH`, in seconds since 1970: the time of what has no other, such as directories on the way. It is no part
+    /// of LLB, nor of the key: without it such files have the time of the build.
+    pub epoch: Option<i64>,
 }
 
 /// One action. Indexes below the number of the node's inputs are inputs; the rest are outputs of earlier

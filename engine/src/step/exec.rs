@@ -155,7 +155,7 @@ fn view_dirs(
     let action =
         FileAction { input: None, secondary_input: Some(0), output: Some(0), kind: FileKind::Copy(copy) };
     let made = shared.ports.snapshots.run_file_op(
-        &FileOp { actions: vec![action] },
+        &FileOp { actions: vec![action], epoch: None },
         &[FileInput::View(view)],
         progress,
         &shared.cancel,

@@ -338,6 +338,7 @@ impl Ctx<'_> {
                     ..CopyAction::default()
                 }),
             }],
+            epoch: None,
         };
         let meta = NodeMeta { name: "[internal] unpack build context".to_owned(), ..NodeMeta::default() };
         let platform = self.any_platform();

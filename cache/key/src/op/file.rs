@@ -16,7 +16,7 @@ use crate::doc::Doc;
 use crate::{CacheMap, ContentSelector, ContentSpec, Dep};
 
 pub(super) fn cache_map(op: &FileOp, inputs: usize) -> CacheMap {
-    let FileOp { actions } = op;
+    let FileOp { actions, epoch: _ } = op;
     let mut doc = Doc::new();
     doc.element("", |doc| {
         doc.silent("Type", "buildkit.file.v0");

@@ -75,13 +75,13 @@ impl Build {
         };
         let kind = FileKind::Copy(action);
         let action = FileAction { input, secondary_input: Some(secondary), output: Some(0), kind };
-        self.add(Op::File(FileOp { actions: vec![action] }), &inputs)
+        self.add(Op::File(FileOp { actions: vec![action], epoch: None }), &inputs)
     }
 
     /// One action that copies nothing.
     pub(super) fn file(&mut self, on: Option<NodeId>, kind: FileKind) -> NodeId {
         let action = FileAction { input: on.map(|_| 0), secondary_input: None, output: Some(0), kind };
-        self.add(Op::File(FileOp { actions: vec![action] }), on.as_slice())
+        self.add(Op::File(FileOp { actions: vec![action], epoch: None }), on.as_slice())
     }
 
     pub(super) fn map(&self, id: NodeId) -> CacheMap {

@@ -22,7 +22,7 @@ fn run(change: impl FnOnce(&mut ExecSpec)) -> CacheMap {
 
 fn file(kind: FileKind) -> CacheMap {
     let action = FileAction { input: Some(0), secondary_input: Some(1), output: Some(0), kind };
-    map(Op::File(FileOp { actions: vec![action] }), 2)
+    map(Op::File(FileOp { actions: vec![action], epoch: None }), 2)
 }
 
 fn text(old: &CacheMap, new: &CacheMap) -> String {

@@ -35,7 +35,7 @@ fn linear() {
         kind: FileKind::Copy(copy(src, "/app/")),
     };
     let actions = vec![action(0, None, "/hello.txt"), action(2, Some(0), "/data")];
-    let copied = build.add(Op::File(FileOp { actions }), &[workdir, context]);
+    let copied = build.add(Op::File(FileOp { actions, epoch: None }), &[workdir, context]);
     build.run(copied, |spec| {
         spec.args = shell(r#"echo "$APP $VERSION" > /app/out && cat hello.txt >> /app/out"#);
         spec.cwd = "/app".to_owned();
@@ -95,7 +95,7 @@ fn two_sources(build: &mut Build, on: NodeId, from: NodeId, copy: impl Fn(&str) 
         kind: FileKind::Copy(copy(src)),
     };
     let actions = vec![action(0, None, "/one.txt"), action(2, Some(0), "/two.txt")];
-    build.add(Op::File(FileOp { actions }), &[on, from])
+    build.add(Op::File(FileOp { actions, epoch: None }), &[on, from])
 }
 
 /// Each heredoc is a file of its own operation, copied from there.
@@ -118,7 +118,7 @@ fn heredocs(build: &mut Build, on: NodeId, bodies: &[(&str, &str)]) -> NodeId {
             ..CopyAction::default()
         }),
     });
-    let op = Op::File(FileOp { actions: actions.collect() });
+    let op = Op::File(FileOp { actions: actions.collect(), epoch: None });
     build.add(op, &inputs)
 }
 

@@ -32,7 +32,7 @@ fn file(actions: impl IntoIterator<Item = ([i64; 3], FileKind)>) -> Op {
         output: index(output),
         kind,
     });
-    Op::File(FileOp { actions: actions.collect() })
+    Op::File(FileOp { actions: actions.collect(), epoch: None })
 }
 
 fn copies(src: &str, dest: &str) -> FileKind {

@@ -172,7 +172,12 @@ fn of_instruction(report: &CheckReport, diagnostic: &Diagnostic) -> Value {
     if file.name() != report.source.name() {
         return json!({"sourceIndex": -1});
     }
-    let around = report.instructions.iter().find(|it| it.start <= span.start && span.start < it.end);
+    let around = if diagnostic.code == "InvalidDefinitionDescription" {
+        // It is shown at the comment, and is about what the comment stands above.
+        report.instructions.iter().find(|it| it.start >= span.end)
+    } else {
+        report.instructions.iter().find(|it| it.start <= span.start && span.start < it.end)
+    };
     let mut span = around.copied().unwrap_or(*span);
     if diagnostic.code == "NoEmptyContinuation" {
         span.start = span.end;
@@ -181,10 +186,13 @@ fn of_instruction(report: &CheckReport, diagnostic: &Diagnostic) -> Value {
 }
 
 fn location(file: &SourceFile, span: Span) -> Value {
-    let line = |offset: u32| json!({"line": file.line_col(offset).line});
+    let line = |offset: u32| file.line_col(offset).line;
     // A span that ends with a line break ends on the line before it.
     let end = span.end.saturating_sub(1).max(span.start);
-    json!({"ranges": [{"start": line(span.start), "end": line(end)}]})
+    // One range for each line, as BuildKit has them.
+    let ranges =
+        (line(span.start)..=line(end)).map(|line| json!({"start": {"line": line}, "end": {"line": line}}));
+    json!({"ranges": ranges.collect::<Vec<_>>()})
 }
 
 fn source(file: &SourceFile) -> Value {

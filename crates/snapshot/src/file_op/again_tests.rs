@@ -60,7 +60,7 @@ fn copies(actions: &[CopyAction]) -> FileOp {
         output: (n == last).then_some(0),
         kind: FileKind::Copy(copy.clone()),
     });
-    FileOp { actions: actions.collect() }
+    FileOp { actions: actions.collect(), epoch: None }
 }
 
 fn copy(src: &str, dest: &str) -> CopyAction {
@@ -197,4 +197,18 @@ fn a_layer_that_is_gone_or_changed_is_not_used() {
     std::fs::write(&remembered, b"rbuild copies 1\nnonsense").unwrap();
     let damaged = run(&test, &op, &lines);
     assert_eq!((damaged.read.len(), damaged.tree), (20, first.tree));
+}
+
+#[test]
+fn what_has_no_time_has_that_of_the_operation() {
+    if !root() {
+        return;
+    }
+    let test = store();
+    let op = FileOp { epoch: Some(77), ..copies(&[copy("/a/1", "/new/dir/f")]) };
+    let tree = run(&test, &op, "d a\nf a/1 @5 =x").tree;
+    assert_eq!(
+        tree,
+        "/ d 0755 0:0 @0\n/new d 0755 0:0 @77\n/new/dir d 0755 0:0 @77\n/new/dir/f f 0644 0:0 @5 1 =x\n"
+    );
 }

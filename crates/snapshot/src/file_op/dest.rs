@@ -133,6 +133,11 @@ impl Dest {
         fs::renameat(self.scratch.dir(), UPPER, dir, name).map_err(|e| PortError::io("create", name, e))
     }
 
+    /// Gives what has no other time this one.
+    pub(crate) fn set_now(&mut self, now: Time) {
+        self.now = now;
+    }
+
     pub(crate) fn now(&self) -> Time {
         self.now
     }

@@ -22,6 +22,7 @@ use rbuild_graph::{Chown, CopyAction, FileAction, FileKind, FileOp, UserRef};
 use rbuild_ports::{
     CancelToken, CommittedLayer, FileInput, PortError, Progress, Result, SilentProgress, Snapshot, View,
 };
+use rbuild_tree::Time;
 use rustix::fs;
 
 use self::again::Again;
@@ -104,7 +105,10 @@ impl Chain<'_> {
             FileKind::Copy(_) => Some(self.tree(action.secondary_input)?),
             _ => None,
         };
-        let dest = self.dest(index, action)?;
+        let mut dest = self.dest(index, action)?;
+        if let Some(epoch) = self.op.epoch {
+            dest.set_now(Time::from_secs(epoch));
+        }
         match (&action.kind, &from) {
             (FileKind::Copy(copy), Some(from)) => {
                 let (progress, cancel, again) = (self.progress, self.cancel, self.again.as_ref());

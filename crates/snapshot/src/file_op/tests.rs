@@ -68,7 +68,7 @@ fn chain(kinds: Vec<FileKind>) -> FileOp {
         output: (i + 1 == count).then_some(0),
         kind,
     });
-    FileOp { actions: actions.collect() }
+    FileOp { actions: actions.collect(), epoch: None }
 }
 
 fn run(test: &TestStore, op: &FileOp, inputs: &[FileInput]) -> Result<Vec<Snapshot>> {
@@ -542,6 +542,7 @@ fn chains_make_one_layer_and_branches_one_each() {
             action(Some(1), Some(2), Some(1), FileKind::Copy(copy("b", "/c"))),
             action(None, Some(1), Some(3), FileKind::Copy(copy("/", "/all/"))),
         ],
+        epoch: None,
     };
     let out = run(&test, &op, &inputs).unwrap();
     let names = |snapshot: &Snapshot| {
@@ -554,10 +555,10 @@ fn chains_make_one_layer_and_branches_one_each() {
         [(2, "a base".into()), (2, "a base c".into()), (2, "a b base".into()), (1, "all".into())]
     );
     for (op, words) in [
-        (FileOp { actions: vec![action(Some(5), None, Some(0), file("/a"))] }, "index 5"),
-        (FileOp { actions: vec![action(Some(1), None, Some(0), file("/a"))] }, "index 1"),
-        (FileOp { actions: vec![action(Some(0), None, None, file("/a"))] }, "without outputs"),
-        (FileOp { actions: vec![action(Some(0), None, Some(1), file("/a"))] }, "output 0"),
+        (FileOp { actions: vec![action(Some(5), None, Some(0), file("/a"))], epoch: None }, "index 5"),
+        (FileOp { actions: vec![action(Some(1), None, Some(0), file("/a"))], epoch: None }, "index 1"),
+        (FileOp { actions: vec![action(Some(0), None, None, file("/a"))], epoch: None }, "without outputs"),
+        (FileOp { actions: vec![action(Some(0), None, Some(1), file("/a"))], epoch: None }, "output 0"),
     ] {
         let error = run(&test, &op, &inputs).unwrap_err();
         assert!(error.kind == ErrorKind::Invalid && error.message.contains(words), "{error}");

@@ -68,7 +68,7 @@ pub(crate) fn lower(
         created_by.push_str(&format!(" <<{name}"));
         let mut file = Actions::new(None);
         file.push(None, inline_file(name, 0o644, content));
-        let (op, inputs) = file.finish();
+        let (op, inputs) = file.finish(ctx.epoch);
         let edge = inline_node(ctx, Op::File(op), inputs);
         let action = CopyAction { src: paths::action_path(name, false), ..common.action() };
         actions.push(Some(edge), FileKind::Copy(action));
@@ -310,7 +310,7 @@ fn finish(
     title: String,
     link: Option<&str>,
 ) {
-    let (op, inputs) = actions.finish();
+    let (op, inputs) = actions.finish(ctx.epoch);
     let group = link.map(|_| title.clone());
     let mut meta = run.meta(ctx, at, title, run.ignore_cache);
     meta.progress_group.clone_from(&group);

@@ -33,8 +33,8 @@ impl Actions {
         self.list.push((secondary, kind));
     }
 
-    /// The operation and its inputs. The last action's result is its output.
-    pub(crate) fn finish(self) -> (FileOp, Vec<Edge>) {
+    /// The operation and its inputs. The last action's result is its output; files without a time have that of `epoch`.
+    pub(crate) fn finish(self, epoch: Option<i64>) -> (FileOp, Vec<Edge>) {
         let inputs = u32::try_from(self.inputs.len()).unwrap_or(u32::MAX);
         let last = self.list.len().saturating_sub(1);
         let number = |i: usize| u32::try_from(i).unwrap_or(u32::MAX);
@@ -44,7 +44,7 @@ impl Actions {
             output: (i == last).then_some(0),
             kind,
         });
-        (FileOp { actions: actions.collect() }, self.inputs)
+        (FileOp { actions: actions.collect(), epoch }, self.inputs)
     }
 }
 

@@ -197,7 +197,7 @@ fn summary(body: &str) -> String {
 fn script(ctx: &mut Ctx<'_>, heredoc: &Heredoc) -> Source {
     let mut actions = Actions::new(None);
     actions.push(None, inline_file(&heredoc.name, 0o755, &heredoc.content));
-    let (op, inputs) = actions.finish();
+    let (op, inputs) = actions.finish(ctx.epoch);
     let edge = inline_node(ctx, Op::File(op), inputs);
     let mut mount = plain_mount("/dev/pipes/", MountKind::Bind);
     mount.selector = "/".to_owned();
@@ -303,7 +303,7 @@ fn cache_directory(ctx: &mut Ctx<'_>, base: Option<Edge>, spec: &MountSpec) -> E
             timestamp: None,
         }),
     );
-    let (op, inputs) = actions.finish();
+    let (op, inputs) = actions.finish(ctx.epoch);
     let name = "[internal] setting cache mount permissions".to_owned();
     let platform = ctx.any_platform();
     let meta = NodeMeta { name, ..NodeMeta::default() };

@@ -48,7 +48,7 @@ pub(crate) fn lower(ctx: &mut Ctx<'_>, run: &mut Run<'_>, at: At<'_>, word: &Wor
             timestamp: ctx.epoch.and_then(|seconds| seconds.checked_mul(1_000_000_000)),
         };
         actions.push(None, FileKind::Mkdir(mkdir));
-        let (op, inputs) = actions.finish();
+        let (op, inputs) = actions.finish(ctx.epoch);
         let meta = run.meta(ctx, at, title, false);
         let node = Node { op: Op::File(op), inputs, platform: ctx.any_platform(), meta };
         run.state.rootfs = Some(ctx.draft.add(node));
