@@ -80,6 +80,11 @@ impl<W: Write> HashingWriter<W> {
         self.count
     }
 
+    /// The inner writer.
+    pub const fn get_ref(&self) -> &W {
+        &self.inner
+    }
+
     /// The inner writer, the digest and the count of the bytes written.
     pub fn finish(self) -> (W, Digest, u64) {
         (self.inner, self.hasher.finish(), self.count)

@@ -2,10 +2,8 @@
 //! threads compresses blocks of it, and finished blocks go to the blob in order. Memory is bounded by the number of
 //! blocks under way, and the bytes do not depend on the number of threads. Knows nothing of layers or the index.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use rbuild_digest::{Digest, Hasher};
 use rbuild_oci::media_type::Compression;
@@ -13,6 +11,12 @@ use rbuild_ports::{BlobStore, BlobWriter, CancelToken, ErrorKind, PortError, Res
 use zstd::zstd_safe::CParameter;
 
 use crate::{CompressionSpec, gzip};
+
+mod blocks;
+mod repeats;
+
+use blocks::{Block, Blocks, Cutter, Sink};
+use repeats::Repeats;
 
 /// zstd's level when nobody asks for another.
 const ZSTD_LEVEL: i32 = 3;
@@ -24,6 +28,7 @@ pub(crate) struct Pool {
     threads: usize,
     workers: rayon::ThreadPool,
     blocks: Blocks,
+    repeats: Repeats,
     idle: Mutex<Vec<(i32, libdeflater::Compressor)>>,
 }
 
@@ -64,7 +69,7 @@ impl CompressionSpec {
     pub fn maker(&self) -> String {
         match self.kind {
             Compression::None => "tar".to_owned(),
-            Compression::Gzip => format!("gzip:{}:1mib", self.effective_level()),
+            Compression::Gzip => format!("gzip:{}:1mib:32kib", self.effective_level()),
             Compression::Zstd => format!("zstd:{}:4mib", self.effective_level()),
         }
     }
@@ -79,7 +84,8 @@ impl Pool {
             .thread_name(|i| format!("compress-{i}"))
             .build()
             .map_err(|error| PortError::new(ErrorKind::Io, format!("cannot start threads: {error}")))?;
-        Ok(Self { threads, workers, blocks: Blocks::new(2 * threads + 2), idle: Mutex::default() })
+        let blocks = Blocks::new(2 * threads + 2);
+        Ok(Self { threads, workers, blocks, repeats: Repeats::default(), idle: Mutex::default() })
     }
 
     /// Stores what `produce` writes as a blob.
@@ -126,7 +132,7 @@ impl Pool {
         passed: &Passed<'_>,
         produce: &mut Produce<'_>,
     ) -> Result<(TarFacts, Box<dyn BlobWriter>)> {
-        let sink = Sink::new(blob, &self.blocks);
+        let sink = Sink::new(blob, level, &self.blocks, &self.repeats);
         let ordered = &sink;
         let produced = self.workers.in_place_scope(|scope| {
             let emit = |seq, mut block: Block| {
@@ -135,7 +141,7 @@ impl Pool {
                     ordered.deliver(seq, block, result);
                 });
             };
-            let mut cutter = Cutter { block: None, next: 0, sink: ordered, emit };
+            let mut cutter = Cutter::new(ordered, emit);
             let mut tap = Tap { hasher: Some(Hasher::new()), count: 0, cancel, passed, out: &mut cutter };
             let result = produce(&mut tap);
             let facts = tap.facts();
@@ -154,6 +160,13 @@ impl Pool {
     }
 
     fn compress(&self, level: i32, block: &mut Block) -> io::Result<()> {
+        if block.content {
+            let digest = Digest::of(&block.input);
+            if self.repeats.copy(level, &digest, &mut block.output) {
+                return Ok(());
+            }
+            block.digest = Some(digest);
+        }
         let idle = {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             idle.iter().position(|(of, _)| *of == level).map(|at| idle.swap_remove(at).1)
@@ -240,149 +253,6 @@ impl Write for Tap<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// A block of the stream and what it is compressed to.
-#[derive(Default)]
-struct Block {
-    input: Vec<u8>,
-    output: Vec<u8>,
-}
-
-/// The blocks that exist: who wants one more waits until one was written.
-struct Blocks {
-    free: Mutex<Vec<Block>>,
-    returned: Condvar,
-}
-
-impl Blocks {
-    fn new(count: usize) -> Self {
-        let free = std::iter::repeat_with(Block::default).take(count).collect();
-        Self { free: Mutex::new(free), returned: Condvar::new() }
-    }
-
-    fn take(&self) -> Block {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match free.pop() {
-                Some(block) => return block,
-                None => free = self.returned.wait(free).unwrap_or_else(PoisonError::into_inner),
-            }
-        }
-    }
-
-    fn give_back(&self, mut block: Block) {
-        block.input.clear();
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(block);
-        self.returned.notify_one();
-    }
-}
-
-/// Cuts a stream into blocks of the fixed size.
-struct Cutter<'a, F: FnMut(u64, Block)> {
-    block: Option<Block>,
-    next: u64,
-    sink: &'a Sink<'a>,
-    emit: F,
-}
-
-impl<F: FnMut(u64, Block)> Cutter<'_, F> {
-    fn send(&mut self) {
-        if let Some(block) = self.block.take() {
-            (self.emit)(self.next, block);
-            self.next += 1;
-        }
-    }
-
-    fn finish(mut self) {
-        if self.next == 0 && self.block.is_none() {
-            // An empty stream is one empty member: no bytes at all would be no gzip file.
-            self.block = Some(self.sink.blocks.take());
-        }
-        self.send();
-    }
-
-    fn abandon(mut self) {
-        if let Some(block) = self.block.take() {
-            self.sink.blocks.give_back(block);
-        }
-    }
-}
-
-impl<F: FnMut(u64, Block)> Write for Cutter<'_, F> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.sink.failed.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the blob cannot be written"));
-        }
-        if bytes.is_empty() {
-            return Ok(0);
-        }
-        let block = self.block.get_or_insert_with(|| self.sink.blocks.take());
-        block.input.reserve_exact(gzip::BLOCK - block.input.len());
-        let n = bytes.len().min(gzip::BLOCK - block.input.len());
-        block.input.extend_from_slice(bytes.get(..n).unwrap_or_default());
-        if block.input.len() == gzip::BLOCK {
-            self.send();
-        }
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Puts finished blocks into their order and writes them. Whoever finishes the next one writes it, and those that
-/// waited for it.
-struct Sink<'a> {
-    blocks: &'a Blocks,
-    /// Whether there is an error, for those who do not want to wait for the lock.
-    failed: AtomicBool,
-    state: Mutex<SinkState>,
-}
-
-struct SinkState {
-    next: u64,
-    waiting: BTreeMap<u64, Block>,
-    out: Box<dyn BlobWriter>,
-    error: Option<io::Error>,
-}
-
-impl<'a> Sink<'a> {
-    fn new(out: Box<dyn BlobWriter>, blocks: &'a Blocks) -> Self {
-        let state = SinkState { next: 0, waiting: BTreeMap::new(), out, error: None };
-        Self { blocks, failed: AtomicBool::new(false), state: Mutex::new(state) }
-    }
-
-    fn deliver(&self, seq: u64, block: Block, result: io::Result<()>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = result {
-            state.error.get_or_insert(error);
-        }
-        state.waiting.insert(seq, block);
-        loop {
-            let next = state.next;
-            let Some(block) = state.waiting.remove(&next) else { break };
-            if state.error.is_none()
-                && let Err(error) = state.out.write_all(&block.output)
-            {
-                state.error = Some(error);
-            }
-            self.blocks.give_back(block);
-            state.next += 1;
-        }
-        if state.error.is_some() {
-            self.failed.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn finish(self) -> io::Result<Box<dyn BlobWriter>> {
-        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match state.error {
-            Some(error) => Err(error),
-            None => Ok(state.out),
-        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::io::{self, Cursor, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rbuild_digest::Digest;
@@ -24,13 +25,18 @@ type Shared = Arc<Mutex<BTreeMap<Digest, Vec<u8>>>>;
 pub(crate) struct Blobs {
     all: Shared,
     limit: Option<usize>,
+    reread: Arc<AtomicUsize>,
 }
 
 struct Writer {
     all: Shared,
-    data: Vec<u8>,
+    data: Arc<Written>,
     limit: Option<usize>,
 }
+
+/// What was written of a blob, and how often some of it was read again.
+#[derive(Default)]
+struct Written(Mutex<Vec<u8>>, Arc<AtomicUsize>);
 
 impl Blobs {
     pub(crate) fn full_after(bytes: usize) -> Self {
@@ -47,6 +53,11 @@ impl Blobs {
 
     pub(crate) fn all(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Vec<u8>>> {
         self.all.lock().unwrap()
+    }
+
+    /// How often something of a blob was read again while or after it was written.
+    pub(crate) fn reread(&self) -> usize {
+        self.reread.load(Ordering::Relaxed)
     }
 
     /// Flips a bit of a blob.
@@ -68,7 +79,8 @@ impl BlobStore for Blobs {
     }
 
     fn writer(&self) -> Result<Box<dyn BlobWriter>> {
-        Ok(Box::new(Writer { all: self.all.clone(), data: vec![], limit: self.limit }))
+        let data = Arc::new(Written(Mutex::default(), self.reread.clone()));
+        Ok(Box::new(Writer { all: self.all.clone(), data, limit: self.limit }))
     }
 
     fn remove(&self, digest: &Digest) -> Result<()> {
@@ -79,10 +91,10 @@ impl BlobStore for Blobs {
 
 impl Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.limit.is_some_and(|limit| self.data.len() + bytes.len() > limit) {
+        if self.limit.is_some_and(|limit| self.data.0.lock().unwrap().len() + bytes.len() > limit) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        self.data.extend_from_slice(bytes);
+        self.data.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -91,14 +103,32 @@ impl Write for Writer {
     }
 }
 
+impl ReadAt for Written {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        let written = self.0.lock().unwrap();
+        let at = usize::try_from(offset).unwrap();
+        match written.get(at..at + buffer.len()) {
+            Some(found) => buffer.copy_from_slice(found),
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+        Ok(())
+    }
+}
+
 impl BlobWriter for Writer {
+    fn written(&self) -> Option<Arc<dyn ReadAt>> {
+        Some(self.data.clone())
+    }
+
     fn commit(self: Box<Self>, expected: Option<&Digest>) -> Result<(Digest, u64)> {
-        let digest = Digest::of(&self.data);
+        let data = self.data.0.lock().unwrap().clone();
+        let digest = Digest::of(&data);
         if expected.is_some_and(|expected| *expected != digest) {
             return Err(PortError::new(ErrorKind::Corrupt, format!("the blob is {digest}")));
         }
-        let size = self.data.len() as u64;
-        self.all.lock().unwrap().insert(digest, self.data);
+        let size = data.len() as u64;
+        self.all.lock().unwrap().insert(digest, data);
         Ok((digest, size))
     }
 }

@@ -1,6 +1,7 @@
 //! Blobs: immutable bytes named by their digest.
 
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
+use std::sync::Arc;
 
 use rbuild_digest::Digest;
 
@@ -9,6 +10,15 @@ use crate::Result;
 /// An open blob.
 pub trait BlobReader: Read + Seek + Send {}
 impl<T: Read + Seek + Send> BlobReader for T {}
+
+/// Bytes that are read at places, by several threads if need be.
+pub trait ReadAt: Send + Sync {
+    /// Fills `buffer` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// If they cannot be read, or there are fewer.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
 
 /// Immutable bytes by digest.
 pub trait BlobStore: Send + Sync {
@@ -39,6 +49,10 @@ pub trait BlobStore: Send + Sync {
 
 /// A blob being written; hashes what it is given.
 pub trait BlobWriter: Write + Send {
+    /// Reads what was written and flushed, also after the commit and when the writer was dropped. `None` where the
+    /// store has no such thing.
+    fn written(&self) -> Option<Arc<dyn ReadAt>>;
+
     /// Makes the blob visible under its digest and returns digest and size. A blob that was there already is
     /// kept. When `expected` is given and differs, nothing becomes visible.
     ///

@@ -15,7 +15,7 @@ mod view;
 #[cfg(feature = "fakes")]
 pub mod fakes;
 
-pub use blob::{BlobReader, BlobStore, BlobWriter};
+pub use blob::{BlobReader, BlobStore, BlobWriter, ReadAt};
 pub use cache::{
     Alternative, CacheIndex, ImageRecord, KeyId, KeyQuery, LayerBlob, LayerRow, NewRecord, Record,
     RecordKind, RemoteBlob,

@@ -2,12 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_digest::{Digest, HashingWriter};
-use rbuild_ports::{BlobWriter, ErrorKind, PortError, Result};
+use rbuild_ports::{BlobWriter, ErrorKind, PortError, ReadAt, Result};
 
 use crate::Scratch;
 use crate::blobs::Shelf;
@@ -22,6 +22,15 @@ pub(crate) struct Writer {
     out: BufWriter<HashingWriter<File>>,
 }
 
+/// The scratch file, which stays what it is under any name.
+struct Written(File);
+
+impl ReadAt for Written {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+}
+
 /// The scratch file; removed when dropped, unless it was renamed.
 struct Temporary {
     path: PathBuf,
@@ -34,6 +43,7 @@ impl Writer {
         let scratch = shelf.root.scratch()?;
         let path = scratch.fresh();
         let file = OpenOptions::new()
+            .read(true)
             .write(true)
             .create_new(true)
             .mode(0o400)
@@ -59,6 +69,11 @@ impl Write for Writer {
 }
 
 impl BlobWriter for Writer {
+    fn written(&self) -> Option<Arc<dyn ReadAt>> {
+        let file = self.out.get_ref().get_ref().try_clone().ok()?;
+        Some(Arc::new(Written(file)))
+    }
+
     fn commit(self: Box<Self>, expected: Option<&Digest>) -> Result<(Digest, u64)> {
         let Self { shelf, mut temporary, out } = *self;
         let out =

@@ -3,6 +3,12 @@
 use super::*;
 use crate::testing::Blobs;
 use std::io::Read;
+use std::sync::Arc;
+
+use rbuild_ports::ReadAt;
+use rbuild_tree::{Entry, Kind, RelPath};
+
+use super::repeats::Member;
 
 fn noise(len: usize) -> Vec<u8> {
     let mut state = 7u64;
@@ -76,9 +82,9 @@ fn small_and_exact_streams() {
 #[test]
 fn makers_name_what_enters_the_bytes() {
     let makers: Vec<String> = specs().iter().map(CompressionSpec::maker).collect();
-    assert_eq!(makers, ["tar", "gzip:4:1mib", "zstd:3:4mib"]);
+    assert_eq!(makers, ["tar", "gzip:4:1mib:32kib", "zstd:3:4mib"]);
     let nine = CompressionSpec { level: Some(9), force: true, ..CompressionSpec::GZIP };
-    assert_eq!(nine.maker(), "gzip:9:1mib");
+    assert_eq!(nine.maker(), "gzip:9:1mib:32kib");
     let zero = CompressionSpec { kind: Compression::Zstd, level: Some(0), force: false };
     assert_eq!(zero.maker(), "zstd:3:4mib");
 }
@@ -113,4 +119,65 @@ fn failures_leave_no_blob_and_do_not_hang() {
         assert!(blobs.is_empty());
         assert_eq!(pool.blocks.free.lock().unwrap().len(), 6, "{spec:?}: a block got lost");
     }
+}
+
+/// A tar of files with these names and contents.
+fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut writer = rbuild_tree::TarWriter::new(vec![]);
+    for (name, content) in files {
+        let size = content.len() as u64;
+        let entry = Entry::new(RelPath::parse(name).unwrap(), Kind::File { size }, 0o644);
+        writer.entry(&entry, *content).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+#[test]
+fn equal_contents_are_compressed_once_and_nobody_sees_it() {
+    let (a, b) = (noise(3 * gzip::BLOCK / 2), noise(40_000));
+    let small = noise(1000);
+    let first = tar(&[("a", &a), ("b", &b), ("c", &small), ("copy/a", &a), ("copy/c", &small)]);
+    let second = tar(&[("x", &b), ("y", &a)]);
+    let make = |pool: &Pool, blobs: &Blobs, data: &[u8]| {
+        let spec = CompressionSpec::GZIP;
+        pool.store(&spec, blobs, &CancelToken::new(), &|_| {}, &mut |out| {
+            out.write_all(data).map_err(|e| PortError::io("write", "x", e))
+        })
+        .unwrap()
+    };
+    let blobs = Blobs::default();
+    // One thread, so that what came before was written.
+    let pool = Pool::new(1).unwrap();
+    let made = [make(&pool, &blobs, &first), make(&pool, &blobs, &second)];
+    // The two members of `a` in the second layer, and the one of `b`; in the first it depends on what was flushed.
+    assert!(blobs.reread() >= 3, "{}", blobs.reread());
+    for (data, made) in [&first, &second].into_iter().zip(made) {
+        let alone = Blobs::default();
+        assert_eq!(make(&Pool::new(2).unwrap(), &alone, data), made);
+        let mut text = vec![];
+        flate2::read::MultiGzDecoder::new(alone.read(&made.digest).as_slice())
+            .read_to_end(&mut text)
+            .unwrap();
+        assert!(text == *data);
+    }
+}
+
+#[test]
+fn damaged_members_are_not_copied() {
+    struct Wrong;
+    impl ReadAt for Wrong {
+        fn read_exact_at(&self, buffer: &mut [u8], _: u64) -> io::Result<()> {
+            buffer.fill(1);
+            Ok(())
+        }
+    }
+    let pool = Pool::new(1).unwrap();
+    let data = noise(50_000);
+    let member = Member { blob: Arc::new(Wrong), at: 0, length: 10, crc: 7 };
+    pool.repeats.add(gzip::DEFAULT_LEVEL, Digest::of(&data), member);
+    let mut block = Block { input: data.clone(), content: true, ..Block::default() };
+    pool.compress(gzip::DEFAULT_LEVEL, &mut block).unwrap();
+    let mut text = vec![];
+    flate2::read::GzDecoder::new(block.output.as_slice()).read_to_end(&mut text).unwrap();
+    assert!(text == data);
 }

@@ -5,7 +5,9 @@ use std::io::{self, Read};
 use proptest::prelude::*;
 use rbuild_digest::Digest;
 
-use crate::{Entry, Kind, Limits, RelPath, TarItem, TarReadError, TarReader, TarWriter, Time, dump_entry};
+use crate::{
+    Entry, Kind, Limits, RelPath, TarItem, TarReadError, TarReader, TarScan, TarWriter, Time, dump_entry,
+};
 
 fn path(name: &str) -> RelPath {
     RelPath::parse(name).unwrap()
@@ -492,4 +494,42 @@ proptest! {
             let _ = reader.copy_to(&mut io::sink());
         }
     }
+}
+
+/// Runs of small and large parts of a stream that passes in pieces of `step` bytes.
+fn scan(archive: &[u8], large: u64, step: usize) -> Vec<(bool, usize)> {
+    let mut scan = TarScan::new(large);
+    let mut parts: Vec<(bool, usize)> = vec![];
+    for mut piece in archive.chunks(step) {
+        while !piece.is_empty() {
+            let (n, large) = scan.next(piece);
+            assert!(n > 0);
+            match parts.last_mut() {
+                Some((kind, length)) if *kind == large => *length += n,
+                _ => parts.push((large, n)),
+            }
+            piece = &piece[n..];
+        }
+    }
+    parts
+}
+
+#[test]
+fn large_contents_are_found_in_a_stream() {
+    let mut writer = TarWriter::new(vec![]);
+    for (name, size) in [("small", 999), ("large", 1000), (&*"long/".repeat(60), 5000), ("empty", 0)] {
+        let entry = Entry::new(path(name.trim_end_matches('/')), Kind::File { size }, 0o644);
+        writer.entry(&entry, io::repeat(b'x').take(size)).unwrap();
+    }
+    let archive = writer.finish().unwrap();
+    let whole = scan(&archive, 1000, archive.len());
+    let large: Vec<usize> = whole.iter().filter(|part| part.0).map(|part| part.1).collect();
+    assert_eq!(large, [1024, 5120], "with their padding");
+    assert_eq!(whole.first(), Some(&(false, 512 + 1024 + 512)));
+    for step in [1, 7, 511, 513, 4096] {
+        assert_eq!(scan(&archive, 1000, step), whole, "{step}");
+    }
+    // What is no tar has no large files, and is all there.
+    let noise: Vec<u8> = (0..10_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    assert_eq!(scan(&noise, 1, 1000), [(false, 10_000)]);
 }
