@@ -9,11 +9,12 @@ use std::thread::JoinHandle;
 
 use rbuild_cache_transfer::{CacheMode, CacheOptions, CacheTarget, CacheTo, RegistryTarget, send_ahead};
 use rbuild_engine::Ports;
-use rbuild_export::{EngineAccess, ExportContext, LayerMaker};
-use rbuild_ports::{CancelToken, ErrorKind, PortError, SilentProgress, Snapshot};
+use rbuild_export::{ExportContext, LayerMaker};
+use rbuild_ports::{CancelToken, Snapshot};
 use rbuild_source::Registry;
 
 use crate::BuildRequest;
+use crate::export_context::layers_only;
 
 /// What the worker is told.
 enum Message {
@@ -101,23 +102,8 @@ impl Drop for Ahead {
 }
 
 fn work(receive: &Receiver<Message>, exports: &[Export], ports: &Ports, cancel: &CancelToken) {
-    let nothing = |_: &Snapshot| Err(PortError::new(ErrorKind::Internal, "layers are exported as they are"));
-    let engine = EngineAccess::default();
-    let context = ExportContext {
-        blobs: &*ports.blobs,
-        snapshots: &*ports.snapshots,
-        index: &*ports.index,
-        sources: &*ports.sources,
-        materialise: &nothing,
-        registry: None,
-        clock: &*ports.clock,
-        progress: &SilentProgress,
-        cancel,
-        // The steps come first.
-        threads: 1,
-        stdout: None,
-        engine: &engine,
-    };
+    // The steps come first.
+    let context = ExportContext { threads: 1, ..layers_only(ports, cancel) };
     let maker = LayerMaker::new(&context);
     let mut seen = HashSet::new();
     while let Ok(Message::Result(snapshot)) = receive.recv() {

@@ -17,6 +17,7 @@ use rbuild_ports::{CancelToken, ErrorKind, Snapshot};
 use crate::ahead::{Ahead, Queue};
 use crate::caches::{Caches, Solve};
 use crate::check::Sealing;
+use crate::export_context::layers_only;
 use crate::frontend::{Frontend, multi_platform};
 use crate::history::{self, Historian};
 use crate::trace::{self, GraphNotes};
@@ -328,18 +329,12 @@ impl Builder {
         let materialiser = Materialiser::new((*ports).clone());
         let materialise = |snapshot: &Snapshot| materialiser.ensure(snapshot, task, cancel);
         work(&ExportContext {
-            blobs: &*ports.blobs,
-            snapshots: &*ports.snapshots,
-            index: &*ports.index,
-            sources: &*ports.sources,
             materialise: &materialise,
             registry: Some(*registry),
-            clock: &*ports.clock,
             progress: task,
-            cancel,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
             stdout: streams.stdout,
             engine: &self.store.engine_access,
+            ..layers_only(ports, cancel)
         })
     }
 }

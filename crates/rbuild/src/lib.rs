@@ -11,6 +11,7 @@ mod collect;
 mod context_stream;
 mod error;
 mod event;
+mod export_context;
 mod frontend;
 mod history;
 mod inputs;

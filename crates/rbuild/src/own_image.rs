@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use rbuild_digest::Digest;
 use rbuild_engine::Ports;
-use rbuild_export::{EngineAccess, ExportContext, LayerMaker};
+use rbuild_export::LayerMaker;
 use rbuild_lower::ImageFacts;
 use rbuild_oci::{ImageConfig, Platform, Reference};
-use rbuild_ports::{CancelToken, ErrorKind, ImageRecord, LayerId, PortError, Result, SilentProgress};
+use rbuild_ports::{CancelToken, ErrorKind, ImageRecord, LayerId, PortError, Result};
+
+use crate::export_context::layers_only;
 
 /// What lowering must know of it, and what the engine must.
 pub(crate) struct OwnImage {
@@ -68,21 +70,7 @@ fn diff_ids(ports: &Ports, record: &ImageRecord, cancel: &CancelToken) -> Result
     if let Some(all) = known.iter().copied().collect() {
         return Ok(all);
     }
-    let engine = EngineAccess::default();
-    let context = ExportContext {
-        blobs: &*ports.blobs,
-        snapshots: &*ports.snapshots,
-        index: &*ports.index,
-        sources: &*ports.sources,
-        materialise: &|_| Ok(()),
-        registry: None,
-        clock: &*ports.clock,
-        progress: &SilentProgress,
-        cancel,
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
-        stdout: None,
-        engine: &engine,
-    };
+    let context = layers_only(ports, cancel);
     let maker = LayerMaker::new(&context);
     record.snapshot.layers.iter().map(|layer| maker.ensure_diff_id(layer)).collect()
 }
