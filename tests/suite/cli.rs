@@ -1,8 +1,6 @@
 //! The command as people use it: progress, outputs, listings, and what programs read.
 
-use std::process::Command;
-
-use crate::command::{binary, check_script};
+use crate::command::{check_script, rbuild};
 
 #[test]
 fn builds() {
@@ -38,10 +36,8 @@ fn checks() {
 fn ids_and_metadata_agree_with_each_other() {
     let space = tempfile::tempdir().unwrap();
     std::fs::write(space.path().join("Dockerfile"), "FROM scratch\nLABEL a=b\n").unwrap();
-    let output = Command::new(binary())
+    let output = rbuild(space.path(), &space.path().join("store"))
         .args("build -q -t x --iidfile id --metadata-file meta -o type=oci,dest=x.tar .".split(' '))
-        .env("RBUILD_ROOT", space.path().join("store"))
-        .current_dir(space.path())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -65,10 +61,8 @@ fn ids_and_metadata_agree_with_each_other() {
 fn rawjson_is_json_lines_of_vertexes() {
     let space = tempfile::tempdir().unwrap();
     std::fs::write(space.path().join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
-    let output = Command::new(binary())
+    let output = rbuild(space.path(), &space.path().join("store"))
         .args(["build", "--progress=rawjson", "-t", "x", "."])
-        .env("RBUILD_ROOT", space.path().join("store"))
-        .current_dir(space.path())
         .output()
         .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();

@@ -33,6 +33,25 @@ pub(crate) fn binary() -> &'static Path {
     })
 }
 
+/// `rbuild` in `dir` with the store `store`, the environment of the test otherwise, and nothing to read.
+pub(crate) fn rbuild(dir: &Path, store: &Path) -> Command {
+    let mut command = Command::new(binary());
+    command.current_dir(dir).env("RBUILD_ROOT", store).stdin(Stdio::null());
+    command
+}
+
+/// `rbuild` in `dir` with nothing of the test's environment but `PATH`; home and store lie in `space`.
+pub(crate) fn bare_rbuild(dir: &Path, space: &Path) -> Command {
+    let mut command = rbuild(dir, &space.join("store"));
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", space)
+        .env("RBUILD_ROOT", space.join("store"))
+        .env("COLUMNS", "100");
+    command
+}
+
 /// Runs the script `test_data/NAME` and compares; `UPDATE_EXPECT=1` writes what was seen.
 ///
 /// A case begins with `=== title`. `+++ file` writes the lines that follow to the file. `$ build .` runs `rbuild build .`,
@@ -106,14 +125,8 @@ fn run(space: &Path, dir: &Path, args: &str) -> (String, String) {
         Some(path) => Stdio::from(fs::File::open(path).expect("the input is a file of the case")),
         None => Stdio::null(),
     };
-    let output = Command::new(binary())
+    let output = bare_rbuild(dir, space)
         .args(args.split_whitespace())
-        .current_dir(dir)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", space)
-        .env("RBUILD_ROOT", space.join("store"))
-        .env("COLUMNS", "100")
         .stdin(stdin)
         .output()
         .expect("the command runs");

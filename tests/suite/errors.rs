@@ -1,9 +1,10 @@
 //! What people see when something is wrong: one message with file, line and caret, the cause, and what to do.
 
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::command::{binary, check_script};
+use crate::command::{check_script, rbuild};
 
 #[test]
 fn mistakes_in_dockerfiles() {
@@ -35,9 +36,8 @@ fn a_store_that_cannot_be_used_says_so() {
     let space = tempfile::tempdir().unwrap();
     std::fs::write(space.path().join("file"), "").unwrap();
     std::fs::write(space.path().join("Dockerfile"), "FROM scratch\nLABEL a=b\n").unwrap();
-    let output = Command::new(binary())
+    let output = rbuild(space.path(), Path::new("unused"))
         .args(["--root", "file/store", "build", "."])
-        .current_dir(space.path())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
@@ -50,10 +50,8 @@ fn output_that_cannot_be_written_is_a_failure() {
     let space = tempfile::tempdir().unwrap();
     std::fs::write(space.path().join("Dockerfile"), "FROM scratch\nLABEL a=b\n").unwrap();
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let output = Command::new(binary())
+    let output = rbuild(space.path(), &space.path().join("store"))
         .args(["plan", "."])
-        .env("RBUILD_ROOT", space.path().join("store"))
-        .current_dir(space.path())
         .stdout(Stdio::from(full))
         .output()
         .unwrap();
@@ -68,10 +66,8 @@ fn signals_end_a_build_at_once_with_130() {
     let dockerfile = format!("FROM {}/image\n", silent.local_addr().unwrap());
     std::fs::write(space.path().join("Dockerfile"), dockerfile).unwrap();
     for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
-        let child = Command::new(binary())
+        let child = rbuild(space.path(), &space.path().join("store"))
             .args(["build", "."])
-            .env("RBUILD_ROOT", space.path().join("store"))
-            .current_dir(space.path())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use crate::command::binary;
+use crate::command::bare_rbuild;
 use crate::common::{require_root, require_sandbox};
 
 /// One section of the page.
@@ -114,15 +113,9 @@ fn run(space: &Path, section: &Section) -> String {
 }
 
 fn rbuild(space: &Path, dir: &Path, args: &[String]) -> (String, Option<i32>) {
-    let output = Command::new(binary())
+    let output = bare_rbuild(dir, space)
         .arg("build")
         .args(args)
-        .current_dir(dir)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", space)
-        .env("RBUILD_ROOT", space.join("store"))
-        .env("COLUMNS", "100")
         // No test asks a registry of the world: nobody is there.
         .env("HTTPS_PROXY", "http://127.0.0.1:1")
         .output()

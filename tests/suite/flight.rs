@@ -3,11 +3,11 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use rbuild_testkit::space::Space;
 
-use crate::command::binary;
+use crate::command::rbuild;
 use crate::common::require_sandbox;
 
 /// A context whose Dockerfile has a busybox and these lines.
@@ -17,11 +17,8 @@ fn context(space: &Space, lines: &str) {
 }
 
 fn start(space: &Space) -> Child {
-    Command::new(binary())
+    rbuild(&space.context(), &space.store())
         .args(["build", "--progress", "plain", "."])
-        .current_dir(space.context())
-        .env("RBUILD_ROOT", space.store())
-        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -95,14 +92,8 @@ fn prune_and_check_beside_builds() {
         return;
     }
     let space = Space::new();
-    let rbuild = |args: &[&str], dir: &Path| {
-        let output = Command::new(binary())
-            .args(args)
-            .current_dir(dir)
-            .env("RBUILD_ROOT", space.store())
-            .stdin(Stdio::null())
-            .output()
-            .expect("the command runs");
+    let succeed = |args: &[&str], dir: &Path| {
+        let output = rbuild(dir, &space.store()).args(args).output().expect("the command runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
         text
@@ -117,7 +108,7 @@ fn prune_and_check_beside_builds() {
             );
             fs::write(dir.join("Dockerfile"), text).expect("it can be written");
             fs::write(dir.join("f"), format!("{round}\n")).expect("it can be written");
-            rbuild(&["build", "--progress", "quiet", "-o", "out", "."], &dir);
+            succeed(&["build", "--progress", "quiet", "-o", "out", "."], &dir);
             let all = fs::read_to_string(dir.join("out/all")).expect("it was made");
             assert_eq!(all, format!("{round}\n{round}\n"));
         }
@@ -130,11 +121,11 @@ fn prune_and_check_beside_builds() {
             })
             .collect();
         while builders.iter().any(|builder| !builder.is_finished()) {
-            rbuild(&["prune", "--all", "--force"], space.root());
-            rbuild(&["check"], space.root());
+            succeed(&["prune", "--all", "--force"], space.root());
+            succeed(&["check"], space.root());
         }
     });
-    let last = rbuild(&["check", "--read-data"], space.root());
+    let last = succeed(&["check", "--read-data"], space.root());
     assert!(last.contains("nothing is"), "{last}");
     assert_eq!(leftovers(&space.store()), 0);
 }
