@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use rbuild_digest::Digest;
 use rbuild_oci::Reference;
+use rbuild_store::replace_file;
 
 use crate::registry::MAX_CONFIG;
-use crate::write_file::write_file;
 
 /// The directory `images-meta`.
 pub(crate) struct Documents {
@@ -30,7 +30,7 @@ impl Documents {
     /// Keeps a document. Failing to is no error.
     pub(crate) fn put(&self, digest: &Digest, bytes: &[u8]) {
         if let Some(dir) = &self.dir {
-            let _ = write_file(&dir.join(digest.hex()), bytes);
+            let _ = replace_file(&dir.join(digest.hex()), bytes);
         }
     }
 
@@ -44,7 +44,7 @@ impl Documents {
 
     pub(crate) fn put_tag(&self, reference: &Reference, digest: &Digest) {
         if let Some(file) = self.tag_file(reference) {
-            let _ = write_file(&file, format!("{digest} {reference}\n").as_bytes());
+            let _ = replace_file(&file, format!("{digest} {reference}\n").as_bytes());
         }
     }
 

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use rbuild_digest::{Digest, Hasher};
 use rbuild_graph::HttpSource;
 use rbuild_ports::{CancelToken, ErrorKind, PortError, Progress, Result, View};
+use rbuild_store::replace_file;
 use rbuild_tree::{Entry, Kind, RelPath, Time};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, Url};
@@ -22,7 +23,6 @@ use tokio::sync::mpsc;
 use crate::file_view::{FileView, copy_into};
 use crate::http_date::parse_http_date;
 use crate::registry::{Answer, Call, Endpoint, Failure, Problem, Registry, Transport, until};
-use crate::write_file::write_file;
 
 /// Downloads beyond this are dropped, the oldest first.
 const MAX_KEPT: u64 = 4 << 30;
@@ -282,7 +282,7 @@ impl Downloads {
             }
         }
         if let Ok(bytes) = serde_json::to_vec(&fetched.known) {
-            let _ = write_file(&known_file, &bytes);
+            let _ = replace_file(&known_file, &bytes);
         }
         drop_oldest(&dir.join("data"));
     }

@@ -11,7 +11,6 @@ mod image;
 mod layout;
 mod registry;
 mod sources;
-mod write_file;
 
 pub use context::{is_archive, unpack_context_tar};
 pub use layout::{Layout, LayoutDocument};

@@ -2,15 +2,14 @@
 //! that nothing depends on: made by rename, not synced, checked by who reads them, bounded in number and bytes.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use rbuild_ports::{PortError, Result};
 
 use crate::Root;
-use crate::fs::{make_dir, names, random_name, remove_file};
+use crate::fs::{names, random_name, remove_file};
+use crate::replace::replace_file;
 
 /// Traces kept of one Dockerfile and context, and of all.
 const TRACES_OF_ONE: usize = 10;
@@ -25,7 +24,6 @@ const LARGEST: u64 = 64 << 20;
 
 /// The directory `history` of a store.
 pub struct History {
-    root: Arc<Root>,
     builds: PathBuf,
     contents: PathBuf,
 }
@@ -33,9 +31,9 @@ pub struct History {
 impl History {
     /// The history of a store. It is made when something is written.
     #[must_use]
-    pub fn of(root: &Arc<Root>) -> Self {
+    pub fn of(root: &Root) -> Self {
         let dir = root.path().join("history");
-        Self { root: root.clone(), builds: dir.join("builds"), contents: dir.join("contents") }
+        Self { builds: dir.join("builds"), contents: dir.join("contents") }
     }
 
     /// Keeps a trace of the build of `what` (letters and digits); older ones of it go when there are many.
@@ -44,7 +42,7 @@ impl History {
     /// If it cannot be written.
     pub fn keep_trace(&self, what: &str, at: i64, trace: &[u8]) -> Result<()> {
         let dir = self.builds.join(what);
-        self.write(&dir, &format!("{at:020}-{}", random_name()), trace)?;
+        write(&dir.join(format!("{at:020}-{}", random_name())), trace)?;
         let mut all = names(&dir)?;
         all.sort();
         let surplus = all.len().saturating_sub(TRACES_OF_ONE);
@@ -92,7 +90,7 @@ impl History {
     /// # Errors
     /// If they cannot be written.
     pub fn keep_manifest(&self, content: &str, manifest: &[u8]) -> Result<()> {
-        self.write(&self.contents, &file_name(content), manifest)
+        write(&self.contents.join(file_name(content)), manifest)
     }
 
     /// The files of a content key.
@@ -135,25 +133,10 @@ impl History {
         }
         Ok(())
     }
+}
 
-    fn write(&self, dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-        let temporary = self.root.scratch()?.fresh();
-        let to = dir.join(name);
-        fs::write(&temporary, bytes).map_err(|error| PortError::io("write", &temporary, error))?;
-        let renamed = match fs::rename(&temporary, &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                make_dir(&self.root.path().join("history"))?;
-                dir.parent().map_or(Ok(()), make_dir)?;
-                make_dir(dir)?;
-                fs::rename(&temporary, &to)
-            }
-            other => other,
-        };
-        renamed.map_err(|error| {
-            drop(remove_file(&temporary));
-            PortError::io("write", &to, error)
-        })
-    }
+fn write(file: &Path, bytes: &[u8]) -> Result<()> {
+    replace_file(file, bytes).map_err(|error| PortError::io("write", file, error))
 }
 
 /// Keys are `sha256:…`; whatever else comes must not leave the directory.

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use rbuild_ports::{LayerId, PortError, Result};
 
 use crate::Root;
-use crate::fs::{make_dir, names, remove_file};
+use crate::fs::{names, remove_file};
+use crate::replace::replace_file;
 
 /// Bytes in front that name the directory: inode, and seconds and nanoseconds of its change.
 const HEAD: usize = 24;
@@ -34,13 +35,8 @@ impl Sums {
     /// If it cannot be written.
     pub fn keep(&self, layer: &LayerId, content: &[u8]) -> Result<()> {
         let Some(head) = self.head(layer) else { return Ok(()) };
-        make_dir(&self.dir)?;
-        let temporary = self.root.scratch()?.fresh();
-        let bytes = [&head[..], content].concat();
         let to = self.dir.join(layer.as_str());
-        fs::write(&temporary, bytes)
-            .and_then(|()| fs::rename(&temporary, &to))
-            .map_err(|error| PortError::io("write", &to, error))
+        replace_file(&to, &[&head[..], content].concat()).map_err(|error| PortError::io("write", &to, error))
     }
 
     /// Whether something is kept of a layer, or of an earlier one of its name.

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use rbuild_digest::Digest;
 use rbuild_graph::{FileKind, FileOp};
 use rbuild_ports::{FileInput, LayerId, View};
+use rbuild_store::replace_file;
 use rbuild_tree::{Entry, Kind, RelPath};
 use rustix::fs::{self, AtFlags, FileType};
 use rustix::io::Errno;
@@ -126,7 +127,7 @@ impl Again {
         if made.len() < MIN_FILES {
             return;
         }
-        if replace(&self.file, &format(layer, &made)).is_ok()
+        if replace_file(&self.file, &format(layer, &made)).is_ok()
             && let Some(dir) = self.file.parent()
         {
             forget_old(dir);
@@ -183,19 +184,6 @@ fn read(file: &Path) -> Option<(LayerId, Files)> {
         return None;
     }
     parse(&std::fs::read(file).ok()?)
-}
-
-fn replace(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    if let Some(dir) = file.parent() {
-        std::fs::create_dir_all(dir)?;
-    }
-    let random = Digest::of(sys::random()?);
-    let new = file.with_extension(random.short());
-    let done = std::fs::write(&new, bytes).and_then(|()| std::fs::rename(&new, file));
-    if done.is_err() {
-        let _ = std::fs::remove_file(&new);
-    }
-    done
 }
 
 /// Removes all but the newest files in `dir`.

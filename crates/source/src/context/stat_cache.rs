@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use rbuild_digest::Digest;
+use rbuild_store::replace_file;
 
 use super::cache_file::{CacheFile, CacheWriter, Record};
-use crate::write_file::write_file;
 
 /// Directories that nobody looked at for so many days are forgotten.
 const KEEP_DAYS: u32 = 30;
@@ -96,7 +96,7 @@ impl Shared {
         let Some(file) = &self.file else { return };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(bytes) = merge(&known, fresh, &self.root, today()) else { return };
-        if write_file(file, &bytes).is_ok()
+        if replace_file(file, &bytes).is_ok()
             && let Some(merged) = CacheFile::parse(bytes, &self.root)
         {
             *known = Arc::new(merged);
