@@ -17,7 +17,7 @@ use crate::measure::{Runner, daemon_peak, reset_peak};
 use crate::registry::Registry;
 use crate::report::{Sample, headline, order, table};
 use crate::system::{facts, remove_tree, settle, unmount_below};
-use crate::workload::{Bases, Before, Project, Scale, Workload, edited, project};
+use crate::workload::{Bases, Before, CacheUse, Project, Scale, Workload, edited, project};
 
 /// What is compared, and how.
 #[derive(Clone, Debug)]
@@ -140,7 +140,7 @@ fn open_engines(
     let asked = options.engines.as_deref();
     let names = asked.map_or_else(|| engines::NAMES.map(str::to_owned).to_vec(), <[String]>::to_vec);
     for name in &names {
-        let build = probe.build("bench-probe", options, false, None);
+        let build = probe.build("bench-probe", options);
         match engines::open(name, &options.engine, &options.scratch, runner, &build) {
             Ok(Some(engine)) => engines.push(engine),
             Ok(None) if asked.is_some() => {
@@ -172,19 +172,16 @@ impl OnDisk {
         Ok(on_disk)
     }
 
-    fn build<'a>(
-        &'a self,
-        tag: &'a str,
-        options: &Options,
-        no_cache: bool,
-        archive: Option<&'a Path>,
-    ) -> Build<'a> {
+    /// A build of it that only makes an image.
+    fn build<'a>(&'a self, tag: &'a str, options: &Options) -> Build<'a> {
         Build {
             tag,
             dockerfile: &self.dockerfile,
             context: &self.context,
-            no_cache,
-            archive,
+            no_cache: false,
+            archive: None,
+            cache_from: None,
+            cache_to: None,
             network: options.network,
         }
     }
@@ -243,7 +240,7 @@ impl Bench<'_> {
 
     fn add(&mut self, sample: Sample) -> Result<()> {
         let what = sample.error.as_deref().map_or_else(|| format!("{:.3} s", sample.seconds), headline);
-        eprintln!("{:<8} {:<2} {:<9} {what}", sample.workload.name(), sample.round + 1, sample.engine);
+        eprintln!("{:<10} {:<2} {:<9} {what}", sample.workload.name(), sample.round + 1, sample.engine);
         self.line(&sample.json().to_string())?;
         self.samples.push(sample);
         Ok(())
@@ -306,9 +303,7 @@ impl Bench<'_> {
         engine: &dyn Engine,
         project: &OnDisk,
     ) -> std::result::Result<(), String> {
-        let archive = workload.archive().then(|| self.archive());
-        let build = project.build("bench", self.options, workload.no_cache(), archive.as_deref());
-        engine.commands(&build).map(drop)
+        engine.commands(&self.build(workload, engine, "bench", project)).map(drop)
     }
 
     /// Brings a store to where the first sample may start.
@@ -323,11 +318,46 @@ impl Bench<'_> {
         // A daemon that may not be emptied keeps what it has; only an empty store cannot be done without.
         let reset = engine.reset(self.runner);
         match workload.before() {
-            Before::Built => self.untimed(engine, &project.build(&tag, self.options, false, None)),
-            Before::Base => self.untimed(engine, &base.build("bench-base", self.options, false, None)),
-            Before::OnlyBase => Ok(()),
+            Before::Built => self.untimed(engine, &project.build(&tag, self.options)),
+            Before::Base => self.untimed(engine, &base.build("bench-base", self.options)),
+            Before::OnlyBase | Before::OnlyBuilt => Ok(()),
             Before::Empty => reset,
+        }?;
+        match workload.cache() {
+            None => Ok(()),
+            Some(use_of) => {
+                let dir = self.cache_dir(engine);
+                remove_tree(&dir, self.runner)?;
+                if use_of == CacheUse::Export {
+                    return Ok(());
+                }
+                let export = Build { cache_to: Some(dir), ..project.build(&tag, self.options) };
+                self.untimed(engine, &export)
+            }
         }
+    }
+
+    /// The timed build.
+    fn build<'a>(
+        &self,
+        workload: Workload,
+        engine: &dyn Engine,
+        tag: &'a str,
+        project: &'a OnDisk,
+    ) -> Build<'a> {
+        let cache = |of| (workload.cache() == Some(of)).then(|| self.cache_dir(engine));
+        Build {
+            no_cache: workload.no_cache(),
+            archive: workload.archive().then(|| self.options.scratch.join("work/archive.tar")),
+            cache_from: cache(CacheUse::Import),
+            cache_to: cache(CacheUse::Export),
+            ..project.build(tag, self.options)
+        }
+    }
+
+    /// Where an engine's cache is exported to and imported from.
+    fn cache_dir(&self, engine: &dyn Engine) -> PathBuf {
+        self.options.scratch.join("work").join(format!("cache-{}", engine.name()))
     }
 
     fn untimed(&self, engine: &dyn Engine, build: &Build<'_>) -> Result<()> {
@@ -335,10 +365,6 @@ impl Bench<'_> {
             self.runner.run(&command)?;
         }
         Ok(())
-    }
-
-    fn archive(&self) -> PathBuf {
-        self.options.scratch.join("work/archive.tar")
     }
 
     fn sample(
@@ -354,12 +380,18 @@ impl Bench<'_> {
             Before::Empty => engine.reset(self.runner)?,
             Before::OnlyBase => {
                 drop(engine.reset(self.runner));
-                self.untimed(engine, &base.build("bench-base", self.options, false, None))?;
+                self.untimed(engine, &base.build("bench-base", self.options))?;
+            }
+            Before::OnlyBuilt => {
+                engine.reset(self.runner)?;
+                self.untimed(engine, &project.build("bench-before", self.options))?;
             }
         }
         let tag = tag(workload, round);
-        let archive = workload.archive().then(|| self.archive());
-        let build = project.build(&tag, self.options, workload.no_cache(), archive.as_deref());
+        let build = self.build(workload, engine, &tag, project);
+        if let Some(dir) = &build.cache_to {
+            remove_tree(dir, self.runner)?;
+        }
         let commands = engine.commands(&build).map_err(BenchError::Other)?;
         settle();
         let daemon = engine.daemon();
@@ -388,7 +420,7 @@ impl Bench<'_> {
         if sample.error.is_none() {
             self.check_result(engine, &build, &mut sample)?;
         }
-        if let Some(archive) = archive {
+        if let Some(archive) = &build.archive {
             drop(fs::remove_file(archive));
         }
         Ok(sample)
@@ -396,7 +428,10 @@ impl Bench<'_> {
 
     /// The image or the archive must be there.
     fn check_result(&self, engine: &dyn Engine, build: &Build<'_>, sample: &mut Sample) -> Result<()> {
-        if let Some(archive) = build.archive {
+        if let Some(dir) = build.cache_to.as_ref().filter(|dir| !dir.join("index.json").is_file()) {
+            sample.error = Some(format!("there is no cache in {}", dir.display()));
+        }
+        if let Some(archive) = &build.archive {
             match inspect_archive(archive) {
                 Ok(facts) if facts.other_layers > 0 => {
                     sample.error = Some(format!("{} layers of the archive are not gzip", facts.other_layers));

@@ -82,7 +82,7 @@ impl Buildah {
             .arg("-f")
             .arg(build.dockerfile);
         // Straight into the archive: faster than a build and a push.
-        command = match build.archive {
+        command = match &build.archive {
             Some(archive) => command
                 .args(["--disable-compression=false", "-t"])
                 .arg(format!("oci-archive:{}:latest", archive.display())),
@@ -126,6 +126,9 @@ impl Engine for Buildah {
     }
 
     fn commands(&self, build: &Build<'_>) -> std::result::Result<Vec<Invocation>, String> {
+        if build.cache_from.is_some() || build.cache_to.is_some() {
+            return Err("buildah has no caches in directories".into());
+        }
         Ok(vec![self.build_command(build)])
     }
 

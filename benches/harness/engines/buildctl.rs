@@ -71,7 +71,14 @@ impl Engine for Buildctl {
         if build.no_cache {
             command = command.arg("--no-cache");
         }
-        if let Some(archive) = build.archive {
+        if let Some(dir) = &build.cache_from {
+            command = command.arg("--import-cache").arg(format!("type=local,src={}", dir.display()));
+        }
+        if let Some(dir) = &build.cache_to {
+            command =
+                command.arg("--export-cache").arg(format!("type=local,dest={},mode=max", dir.display()));
+        }
+        if let Some(archive) = &build.archive {
             command = command.arg("--output").arg(format!("type=oci,dest={}", archive.display()));
         }
         Ok(vec![command])

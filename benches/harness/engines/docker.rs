@@ -123,10 +123,14 @@ impl Engine for Docker {
         if build.no_cache {
             command = command.arg("--no-cache");
         }
-        if let Some(archive) = build.archive {
-            if !self.buildx {
-                return Err("this dockerd's BuildKit cannot write OCI archives".into());
-            }
+        if !self.buildx && build.archive.is_some() {
+            return Err("this dockerd's BuildKit cannot write OCI archives".into());
+        }
+        if !self.buildx && (build.cache_from.is_some() || build.cache_to.is_some()) {
+            return Err("this dockerd's BuildKit has no caches in directories".into());
+        }
+        command = command.args(build.cache_flags());
+        if let Some(archive) = &build.archive {
             command = command.arg("-o").arg(format!("type=oci,dest={}", archive.display()));
         }
         Ok(vec![command.arg(build.context)])

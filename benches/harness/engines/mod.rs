@@ -40,7 +40,7 @@ impl Network {
 }
 
 /// One build.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Build<'a> {
     /// Name of the image.
     pub(crate) tag: &'a str,
@@ -51,9 +51,23 @@ pub(crate) struct Build<'a> {
     /// Do not use the cache.
     pub(crate) no_cache: bool,
     /// Write the result here, as an OCI archive.
-    pub(crate) archive: Option<&'a Path>,
+    pub(crate) archive: Option<PathBuf>,
+    /// Import a cache from this directory.
+    pub(crate) cache_from: Option<PathBuf>,
+    /// Export the cache of all steps (`mode=max`) into this directory.
+    pub(crate) cache_to: Option<PathBuf>,
     /// Network of RUN steps.
     pub(crate) network: Network,
+}
+
+impl Build<'_> {
+    /// Flags of buildx and rbuild for caches in directories.
+    fn cache_flags(&self) -> Vec<String> {
+        let from = self.cache_from.iter().map(|dir| format!("--cache-from=type=local,src={}", dir.display()));
+        let to =
+            self.cache_to.iter().map(|dir| format!("--cache-to=type=local,dest={},mode=max", dir.display()));
+        from.chain(to).collect()
+    }
 }
 
 /// An engine, ready to build.

@@ -63,7 +63,8 @@ impl Engine for Rbuild {
         if build.no_cache {
             command = command.arg("--no-cache");
         }
-        if let Some(archive) = build.archive {
+        command = command.args(build.cache_flags());
+        if let Some(archive) = &build.archive {
             command = command.arg("-o").arg(format!("type=oci,dest={}", archive.display()));
         }
         Ok(vec![command.arg(build.context)])

@@ -30,6 +30,12 @@ pub(crate) enum Workload {
     Pull,
     /// A large layer into an OCI archive.
     Gzip,
+    /// The app's cache into a directory.
+    Export,
+    /// The app from that cache, with an empty store.
+    Import,
+    /// The same, one source file changed.
+    Importedit,
 }
 
 /// What an engine's store holds before each sample.
@@ -43,6 +49,17 @@ pub(crate) enum Before {
     OnlyBase,
     /// Nothing.
     Empty,
+    /// The result of one build of the same and nothing else.
+    OnlyBuilt,
+}
+
+/// What a build does with a cache in a directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum CacheUse {
+    /// Exports it.
+    Export,
+    /// Imports what the same engine exported.
+    Import,
 }
 
 /// What must be in a sample's output for it to count.
@@ -112,7 +129,7 @@ impl Scale {
 
 impl Workload {
     /// All, in the order they are run and shown.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Noop,
         Self::Edit,
         Self::Run50,
@@ -122,6 +139,9 @@ impl Workload {
         Self::Ctxedit,
         Self::Pull,
         Self::Gzip,
+        Self::Export,
+        Self::Import,
+        Self::Importedit,
     ];
 
     /// As on the command line.
@@ -136,6 +156,9 @@ impl Workload {
             Self::Ctxedit => "ctxedit",
             Self::Pull => "pull",
             Self::Gzip => "gzip",
+            Self::Export => "export",
+            Self::Import => "import",
+            Self::Importedit => "importedit",
         }
     }
 
@@ -155,6 +178,11 @@ impl Workload {
             Self::Gzip => {
                 "RUN that writes 0.9 GB on a Debian base, exported as an OCI archive with gzip layers, no cache"
             }
+            Self::Export => {
+                "the app of noop, just built; its cache of all steps into an empty directory (mode=max)"
+            }
+            Self::Import => "the app from the cache that the engine exported, empty store",
+            Self::Importedit => "the same; one of the 200 source files changed before each run",
         }
     }
 
@@ -171,7 +199,8 @@ impl Workload {
             Self::Noop | Self::Edit | Self::Ctxnoop | Self::Ctxedit => Before::Built,
             Self::Run50 | Self::Wide | Self::Ctx => Before::Base,
             Self::Gzip => Before::OnlyBase,
-            Self::Pull => Before::Empty,
+            Self::Pull | Self::Import | Self::Importedit => Before::Empty,
+            Self::Export => Before::OnlyBuilt,
         }
     }
 
@@ -182,7 +211,7 @@ impl Workload {
 
     /// Whether a file is changed before each round.
     pub(crate) fn edits(self) -> bool {
-        matches!(self, Self::Edit | Self::Ctxedit)
+        matches!(self, Self::Edit | Self::Ctxedit | Self::Importedit)
     }
 
     /// Whether each round has a context of its own.
@@ -195,11 +224,22 @@ impl Workload {
         self == Self::Gzip
     }
 
+    /// What is done with a cache in a directory.
+    pub(crate) fn cache(self) -> Option<CacheUse> {
+        match self {
+            Self::Export => Some(CacheUse::Export),
+            Self::Import | Self::Importedit => Some(CacheUse::Import),
+            _ => None,
+        }
+    }
+
     pub(crate) fn expect(self, scale: &Scale) -> Expect {
         let nothing_cached = |ran| Expect { ran, cached_min: 0, cached_max: 0 };
         match self {
-            Self::Noop => Expect { ran: 0, cached_min: project::APP_RUNS, cached_max: usize::MAX },
-            Self::Edit => Expect {
+            Self::Noop | Self::Export | Self::Import => {
+                Expect { ran: 0, cached_min: project::APP_RUNS, cached_max: usize::MAX }
+            }
+            Self::Edit | Self::Importedit => Expect {
                 ran: project::APP_RUNS_AFTER_SOURCES,
                 cached_min: project::APP_RUNS - project::APP_RUNS_AFTER_SOURCES,
                 cached_max: usize::MAX,

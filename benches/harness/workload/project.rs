@@ -61,7 +61,9 @@ pub(crate) struct Bases {
 /// The project of a workload. `round` matters only to those with a new context each round.
 pub(crate) fn project(workload: Workload, scale: &Scale, seed: u64, round: u64, bases: &Bases) -> Project {
     match workload {
-        Workload::Noop | Workload::Edit => app(scale, seed, &bases.busybox),
+        Workload::Noop | Workload::Edit | Workload::Export | Workload::Import | Workload::Importedit => {
+            app(scale, seed, &bases.busybox)
+        }
         Workload::Run50 => plain(runs(scale, &bases.busybox)),
         Workload::Wide => plain(wide(scale, &bases.busybox)),
         Workload::Ctx => context(scale, Rng::fork(seed, 1000 + round).next(), &bases.busybox),
