@@ -12,7 +12,8 @@ have pasta || need="$need passt"
 have slirp4netns || need="$need slirp4netns"
 have iptables || need="$need iptables"
 have unshare || need="$need util-linux"
-for tool in skopeo umoci docker-registry; do
+have xz || need="$need xz-utils"
+for tool in bzip2 sqlite3 skopeo umoci docker-registry; do
     have "$tool" || need="$need $tool"
 done
 if [ -n "$need" ] && [ "$(id -u)" = 0 ]; then
