@@ -186,6 +186,38 @@ fn statuses_are_retried_or_not() {
 }
 
 #[test]
+fn documents_that_break_off_are_asked_for_again() {
+    for (times, works) in [(3, true), (4, false)] {
+        let server = TestRegistry::start();
+        let image = server.put_image("a/b", "v1", "amd64", &[]);
+        server.fail("GET", "manifests", times, Fault::Truncate(10));
+        let outcome = client().fetch_manifest(&reference(&server, "a/b:v1"), &go());
+        assert_eq!(outcome.as_ref().ok().map(|document| document.digest), works.then_some(image.manifest));
+        assert_eq!(server.requests().len(), 4);
+        if let Err(error) = outcome {
+            assert!(error.message.contains("broke the connection"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn every_refusal_says_what_to_do() {
+    let status = |code| Fault::Status(code, vec![], String::new());
+    for fault in [403, 404, 418, 429, 500, 503]
+        .map(status)
+        .into_iter()
+        .chain([Fault::Close, Fault::Redirect("x:y".into())])
+    {
+        let server = TestRegistry::start();
+        server.put_image("a/b", "v1", "amd64", &[]);
+        server.fail("HEAD", "manifests", 9, fault.clone());
+        let error = client().resolve(&reference(&server, "a/b:v1"), &go()).unwrap_err();
+        assert!(error.help.as_ref().is_some_and(|help| !help.is_empty()), "{fault:?}: {error}");
+        assert!(error.message.contains(&server.host()), "{fault:?}: {error}");
+    }
+}
+
+#[test]
 fn waits_as_long_as_the_server_asks_within_reason() {
     let server = TestRegistry::start();
     server.put_image("a/b", "v1", "amd64", &[]);

@@ -141,10 +141,14 @@ impl Failure {
             Problem::Tls(text) => {
                 (ErrorKind::Network, format!("could not be trusted: {text}"), Some(tls_help(host)))
             }
-            Problem::Timeout(time) => {
-                (ErrorKind::Network, format!("did not answer within {} s", time.as_secs_f32()), None)
+            Problem::Timeout(time) => (
+                ErrorKind::Network,
+                format!("did not answer within {} s", time.as_secs_f32()),
+                Some(trouble_help(host)),
+            ),
+            Problem::HungUp(text) => {
+                (ErrorKind::Network, format!("broke the connection: {text}"), Some(trouble_help(host)))
             }
-            Problem::HungUp(text) => (ErrorKind::Network, format!("broke the connection: {text}"), None),
             Problem::Unauthorized { had_credentials, withheld_from, .. } => {
                 let what = if had_credentials { "refused the credentials" } else { "wants credentials" };
                 (
@@ -157,9 +161,11 @@ impl Failure {
                 let (kind, what, help) = status_words(code, host);
                 (kind, format!("{what}{said}"), help)
             }
-            Problem::Protocol(text) => {
-                (ErrorKind::Network, format!("gave an answer that makes no sense: {text}"), None)
-            }
+            Problem::Protocol(text) => (
+                ErrorKind::Network,
+                format!("gave an answer that makes no sense: {text}"),
+                Some(nonsense_help(host)),
+            ),
             Problem::TooLarge(limit) => {
                 (ErrorKind::Invalid, format!("sent a document of more than {limit} bytes"), None)
             }
@@ -198,17 +204,15 @@ fn status_words(code: u16, host: &str) -> (ErrorKind, String, Option<String>) {
         429 => (
             ErrorKind::Network,
             "says there were too many requests".to_owned(),
-            Some(format!(
-                "wait, log in (`docker login {host}`) for a higher limit, or configure a mirror for {host}"
-            )),
+            Some(format!("wait, or log in for a higher limit: `docker login {host}`")),
         ),
         413 => (
             ErrorKind::Invalid,
             "says the upload is too large".to_owned(),
             Some("a proxy before the registry limits the size of requests".to_owned()),
         ),
-        500..=599 => (ErrorKind::Network, format!("failed with status {code}"), None),
-        code => (ErrorKind::Network, format!("answered with status {code}"), None),
+        500..=599 => (ErrorKind::Network, format!("failed with status {code}"), Some(trouble_help(host))),
+        code => (ErrorKind::Network, format!("answered with status {code}"), Some(nonsense_help(host))),
     }
 }
 
@@ -219,10 +223,21 @@ fn unreachable_help(host: &str) -> String {
     )
 }
 
+fn trouble_help(host: &str) -> String {
+    format!(
+        "{host}, or a proxy before it, is in trouble: try again later; \
+         to use something else in place of the image: --build-context NAME=docker-image://… or oci-layout://…"
+    )
+}
+
+fn nonsense_help(host: &str) -> String {
+    format!("check that {host} is a registry, and what a proxy before it makes of its answers")
+}
+
 fn tls_help(host: &str) -> String {
     format!(
         "put the certificate of its authority into /etc/docker/certs.d/{host}/ca.crt, \
-         or, for a registry without TLS, configure {host} as plain http"
+         or, for a registry without TLS, set RBUILD_PLAIN_HTTP={host}"
     )
 }
 

@@ -50,8 +50,8 @@ impl Transport {
         let doing = format!("resolving {reference}");
         let attempts = self.options().limits.attempts;
         let mut last = None;
-        // A document with another digest than announced is asked for once more: caches in between do that.
-        for _ in 0..2 {
+        let mut exchanged = 0;
+        for attempt in 1..=attempts {
             let outcome = self
                 .pull(&reference.domain, &reference.path, &doing, attempts, |endpoint| {
                     manifest_call(Method::GET, endpoint, reference)
@@ -64,6 +64,9 @@ impl Transport {
                 Ok(bytes) => bytes,
                 Err(failure) if failure.retryable() => {
                     last = Some(failure.into_error(&doing));
+                    if attempt < attempts {
+                        tokio::time::sleep(self.wait(attempt, None)).await;
+                    }
                     continue;
                 }
                 Err(failure) => return Err(failure.into_error(&doing)),
@@ -73,6 +76,11 @@ impl Transport {
                 return Ok(RawDocument { digest, media_type, bytes });
             }
             last = Some(failure::wrong_digest(&reference.domain, &reference.to_string(), digest));
+            // It is asked for once more: caches in between send old documents under a new digest.
+            exchanged += 1;
+            if exchanged == 2 {
+                break;
+            }
         }
         Err(last.unwrap_or_else(|| PortError::new(ErrorKind::Internal, "no attempt was made")))
     }
