@@ -13,7 +13,7 @@ have slirp4netns || need="$need slirp4netns"
 have iptables || need="$need iptables"
 have unshare || need="$need util-linux"
 have xz || need="$need xz-utils"
-for tool in bzip2 sqlite3 skopeo umoci docker-registry; do
+for tool in git bzip2 sqlite3 skopeo umoci docker-registry; do
     have "$tool" || need="$need $tool"
 done
 if [ -n "$need" ] && [ "$(id -u)" = 0 ]; then

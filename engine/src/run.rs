@@ -80,13 +80,15 @@ pub async fn solve(
         }
         None => {
             let nodes: Vec<NodeId> = targets.iter().map(|edge| edge.node).collect();
-            let images = shared.untouched_images(&shared.graph.needed(&nodes));
-            for step in scheduler.passed_over().into_iter().chain(images) {
+            let sources = shared.untouched_sources(&shared.graph.needed(&nodes));
+            for step in scheduler.passed_over().into_iter().chain(sources) {
                 let created = rbuild_ports::Timestamp(0);
                 events.event(Event::Cached { step, created, kind: None, cost_ms: 0 });
             }
+            let (all, asked) = (shared.clone(), targets.to_vec());
+            let outputs = tokio::task::spawn_blocking(move || all.targets(&asked)).await;
             Ok(Solved {
-                outputs: targets.iter().map(|edge| shared.output(*edge)).collect(),
+                outputs: outputs.map_err(|_| panicked())??,
                 records: nodes.iter().map(|node| shared.records(*node)).collect(),
                 steps: scheduler.solved(),
             })
@@ -112,8 +114,8 @@ fn specs(graph: &Graph, targets: &[Edge]) -> Result<Specs, SolveError> {
         wanted.sort_unstable();
         wanted.dedup();
         let map = match &node.op {
-            // What they are is known only after they were fetched.
-            Op::Source(SourceOp::Http(_) | SourceOp::Git(_)) => None,
+            // What it is is known only after it was fetched.
+            Op::Source(SourceOp::Http(_)) => None,
             _ => Some(cache_map(node, &Facts::default()).map_err(|error| SolveError {
                 step: Some(id),
                 cause: Cause::Port(PortError::new(ErrorKind::Invalid, error.to_string())),
@@ -145,6 +147,10 @@ fn specs(graph: &Graph, targets: &[Edge]) -> Result<Specs, SolveError> {
         maps[id.index()] = map;
     }
     Ok((specs, maps))
+}
+
+fn panicked() -> SolveError {
+    SolveError::from(Cause::Port(PortError::new(ErrorKind::Internal, "copying a directory panicked")))
 }
 
 impl From<Cause> for SolveError {

@@ -2,14 +2,12 @@
 
 use rbuild_digest::Digest;
 use rbuild_graph::{Edge, NodeId};
-use rbuild_ports::KeyId;
-
-use crate::StepOutput;
+use rbuild_ports::{KeyId, Snapshot};
 
 /// Results, in the order of the targets, and the steps behind them.
 pub struct Solved {
     /// One a target.
-    pub outputs: Vec<StepOutput>,
+    pub outputs: Vec<Snapshot>,
     /// The records that each target's result came from; none for what ran.
     pub records: Vec<Vec<i64>>,
     /// All steps, those that others read before these.

@@ -57,8 +57,10 @@ pub(crate) struct Shared {
     pub(crate) materialiser: Materialiser,
     results: Mutex<Vec<Option<StepResult>>>,
     /// Held while a local context is opened.
-    opening: Mutex<()>,
-    /// Images of which something was fetched.
+    opening: Vec<Mutex<()>>,
+    /// Directories that had to become snapshots.
+    copied: Mutex<HashMap<NodeId, Snapshot>>,
+    /// Sources of which something was fetched.
     fetched: Mutex<HashSet<NodeId>>,
 }
 
@@ -107,6 +109,8 @@ impl Shared {
         cancel: CancelToken,
     ) -> Self {
         let results = graph.nodes().map(|(_, node)| step::known(&node.op, aliases)).collect();
+        let results: Vec<Option<StepResult>> = results;
+        let opening = results.iter().map(|_| Mutex::new(())).collect();
         let results = Mutex::new(results);
         let materialiser = Materialiser::new(ports.clone());
         Self {
@@ -117,7 +121,8 @@ impl Shared {
             cancel,
             materialiser,
             results,
-            opening: Mutex::new(()),
+            opening,
+            copied: Mutex::default(),
             fetched: Mutex::default(),
         }
     }
@@ -137,14 +142,16 @@ impl Shared {
         results.get(node.index()).and_then(Option::as_ref).map(|it| it.records.clone()).unwrap_or_default()
     }
 
-    /// An output with all its layers on the disk; local contexts are opened by the first who asks.
+    /// An output with all its layers on the disk; directories are opened, and repositories fetched, by the first who asks.
     pub(crate) fn present(&self, edge: Edge, progress: &StepProgress) -> Result<StepOutput, Trouble> {
-        if let Op::Source(SourceOp::Local(local)) = &self.graph.node(edge.node).op {
-            let _one = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.results.lock().unwrap_or_else(PoisonError::into_inner)[edge.node.index()].is_none() {
-                let view = self.shown(edge.node, |_| self.ports.sources.local(local, &self.cancel))?;
-                self.keep(edge.node, vec![(0, StepOutput::View(view))], vec![]);
+        match &self.graph.node(edge.node).op {
+            Op::Source(SourceOp::Local(local)) => {
+                self.open(edge.node, |_| self.ports.sources.local(local, &self.cancel))?;
             }
+            Op::Source(SourceOp::Git(git)) => {
+                self.open(edge.node, |progress| self.ports.sources.git(git, progress, &self.cancel))?;
+            }
+            _ => {}
         }
         let output = self.output(edge);
         let StepOutput::Snapshot(snapshot) = &output else { return Ok(output) };
@@ -164,6 +171,69 @@ impl Shared {
         }
     }
 
+    /// The same as a snapshot: a local directory is copied, once, as its filters let it through.
+    pub(crate) fn snapshot(&self, edge: Edge, progress: &StepProgress) -> Result<Snapshot, Trouble> {
+        let view = match self.present(edge, progress)? {
+            StepOutput::Snapshot(snapshot) => return Ok(snapshot),
+            StepOutput::View(view) => view,
+        };
+        let _one = self.only(edge.node);
+        let known = self.copied.lock().unwrap_or_else(PoisonError::into_inner).get(&edge.node).cloned();
+        if let Some(snapshot) = known {
+            return Ok(snapshot);
+        }
+        let (snapshot, committed) = step::copy_of(self, view, "/", progress)?;
+        self.materialiser.record_made(committed)?;
+        self.copied.lock().unwrap_or_else(PoisonError::into_inner).insert(edge.node, snapshot.clone());
+        Ok(snapshot)
+    }
+
+    /// The layers of an output, wherever they are; directories are copied.
+    pub(crate) fn layers(&self, edge: Edge, progress: &StepProgress) -> Result<Snapshot, Trouble> {
+        match (&self.graph.node(edge.node).op, self.output(edge)) {
+            (Op::Source(SourceOp::Local(_) | SourceOp::Http(_) | SourceOp::Git(_)), _)
+            | (_, StepOutput::View(_)) => self.snapshot(edge, progress),
+            (_, StepOutput::Snapshot(snapshot)) => Ok(snapshot),
+        }
+    }
+
+    /// The targets' results, once everything has run.
+    pub(crate) fn targets(&self, targets: &[Edge]) -> Result<Vec<Snapshot>, SolveError> {
+        let one = |edge: &Edge| {
+            let progress = StepProgress::new(edge.node, self.events.clone());
+            self.layers(*edge, &progress).map_err(|trouble| match trouble {
+                Trouble::Failed(mut error) => {
+                    error.step.get_or_insert(edge.node);
+                    error
+                }
+                Trouble::Lost(_) => {
+                    SolveError::from(Cause::Port(PortError::new(ErrorKind::Internal, "a source was lost")))
+                }
+            })
+        };
+        targets.iter().map(one).collect()
+    }
+
+    /// While it lives, nobody else opens or copies this source.
+    fn only(&self, node: NodeId) -> Option<std::sync::MutexGuard<'_, ()>> {
+        self.opening.get(node.index()).map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes a directory the result of `node`, unless it is that already.
+    fn open(
+        &self,
+        node: NodeId,
+        open: impl FnOnce(&StepProgress) -> rbuild_ports::Result<Arc<dyn View>>,
+    ) -> Result<(), PortError> {
+        let _one = self.only(node);
+        if self.results.lock().unwrap_or_else(PoisonError::into_inner)[node.index()].is_none() {
+            let view = self.shown(node, open)?;
+            self.fetched.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
+            self.keep(node, vec![(0, StepOutput::View(view))], vec![]);
+        }
+        Ok(())
+    }
+
     /// Does `work` for a source, and tells that it starts and ends.
     fn shown<T>(
         &self,
@@ -181,13 +251,16 @@ impl Shared {
         result
     }
 
-    /// Images among `nodes` of which nothing had to be fetched.
-    pub(crate) fn untouched_images(&self, nodes: &[NodeId]) -> Vec<NodeId> {
+    /// Images and repositories among `nodes` of which nothing had to be fetched.
+    pub(crate) fn untouched_sources(&self, nodes: &[NodeId]) -> Vec<NodeId> {
         let fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
-        let image = |node: &NodeId| {
-            matches!(self.graph.node(*node).op, Op::Source(SourceOp::Image(_) | SourceOp::OciLayout(_)))
+        let remote = |node: &NodeId| {
+            matches!(
+                self.graph.node(*node).op,
+                Op::Source(SourceOp::Image(_) | SourceOp::OciLayout(_) | SourceOp::Git(_))
+            )
         };
-        nodes.iter().copied().filter(|node| image(node) && !fetched.contains(node)).collect()
+        nodes.iter().copied().filter(|node| remote(node) && !fetched.contains(node)).collect()
     }
 
     /// Forgets the records that `node`'s result came from; `None` when it did not come from records.

@@ -8,6 +8,7 @@ mod caches;
 mod cli;
 mod command;
 mod common;
+mod contexts;
 mod copy;
 mod crash;
 mod errors;

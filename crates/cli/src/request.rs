@@ -200,35 +200,36 @@ fn inputs(args: &SourceArgs, root: &Path) -> Result<(Context, DockerfileSource, 
             }
         });
     }
-    if ["http://", "https://", "git://", "git@", "github.com/"]
-        .iter()
-        .any(|prefix| args.context.starts_with(prefix))
-    {
-        return usage(format!(
-            "the context {:?} is remote, which is not supported yet; clone or download it first",
-            args.context
-        ));
-    }
+    let dockerfile = || match args.file.as_deref() {
+        None => Ok(DockerfileSource::Default),
+        Some("-") => dockerfile_from_stdin(),
+        Some(file) => Ok(DockerfileSource::File(PathBuf::from(file))),
+    };
     let dir = PathBuf::from(&args.context);
     if !dir.is_dir() {
-        return usage(format!(
-            "the build context {:?} is not a directory; give the directory that holds your files, often .",
-            args.context
-        ));
+        let remote = match rbuild::remote_context(&args.context) {
+            Some(rbuild::MainContext::Git(address)) => Some(Context::Git(address)),
+            Some(rbuild::MainContext::Http(address)) => Some(Context::Http(address)),
+            _ => None,
+        };
+        return match remote {
+            Some(context) => Ok((context, dockerfile()?, None)),
+            None => usage(format!(
+                "the build context {:?} is not a directory; give the directory that holds your files, often .",
+                args.context
+            )),
+        };
     }
-    let dockerfile = match args.file.as_deref() {
-        None => DockerfileSource::Default,
-        Some("-") => {
-            let mut text = Vec::new();
-            stdin()?
-                .take(64 << 20)
-                .read_to_end(&mut text)
-                .map_err(|error| Usage(format!("cannot read the Dockerfile from standard input: {error}")))?;
-            DockerfileSource::Text { name: "Dockerfile".to_owned(), text }
-        }
-        Some(file) => DockerfileSource::File(PathBuf::from(file)),
-    };
-    Ok((Context::Dir(dir), dockerfile, None))
+    Ok((Context::Dir(dir), dockerfile()?, None))
+}
+
+fn dockerfile_from_stdin() -> Result<DockerfileSource> {
+    let mut text = Vec::new();
+    stdin()?
+        .take(64 << 20)
+        .read_to_end(&mut text)
+        .map_err(|error| Usage(format!("cannot read the Dockerfile from standard input: {error}")))?;
+    Ok(DockerfileSource::Text { name: "Dockerfile".to_owned(), text })
 }
 
 /// The Dockerfile of a context that came as an archive, under the name that it has in there.
@@ -273,15 +274,12 @@ fn named_context(text: &str) -> Result<NamedContext> {
         NamedContextSource::Image(reference.with_default_tag())
     } else if let Some(layout) = value.strip_prefix("oci-layout://") {
         oci_layout(layout)
-    } else if value.starts_with("git://")
-        || value.starts_with("git@")
-        || (value.starts_with("http") && value.contains(".git"))
-    {
-        NamedContextSource::Git(value.to_owned())
-    } else if value.starts_with("http://") || value.starts_with("https://") {
-        NamedContextSource::Http(value.to_owned())
     } else if Path::new(value).is_dir() {
         NamedContextSource::Dir(PathBuf::from(value))
+    } else if let Some(rbuild::MainContext::Git(address)) = rbuild::remote_context(value) {
+        NamedContextSource::Git(address)
+    } else if let Some(rbuild::MainContext::Http(address)) = rbuild::remote_context(value) {
+        NamedContextSource::Http(address)
     } else {
         return usage(format!(
             "--build-context: {value:?} is neither a directory nor docker-image://, oci-layout://, git or http"

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rbuild_digest::Digest;
-use rbuild_graph::{CacheSharing, FileOp, HttpSource, LocalSource};
+use rbuild_graph::{CacheSharing, FileOp, GitSource, HttpSource, LocalSource};
 use rbuild_oci::Descriptor;
 use rbuild_ports::fakes::MemoryIndex;
 use rbuild_ports::*;
@@ -284,6 +284,18 @@ impl Sources for Remote {
     }
 
     fn http(&self, _: &HttpSource, _: &dyn Progress, _: &CancelToken) -> Result<(Arc<dyn View>, Digest)> {
+        unused()
+    }
+
+    fn resolve_git(&self, _: &str, _: &str, _: &CancelToken) -> Result<ResolvedGit> {
+        unused()
+    }
+
+    fn git(&self, _: &GitSource, _: &dyn Progress, _: &CancelToken) -> Result<Arc<dyn View>> {
+        unused()
+    }
+
+    fn git_commit_time(&self, _: &GitSource, _: &dyn Progress, _: &CancelToken) -> Result<i64> {
         unused()
     }
 }

@@ -64,7 +64,7 @@ pub struct LocalSource {
 pub struct GitSource {
     /// Repository.
     pub url: String,
-    /// Branch, tag or commit as asked; empty is the default branch.
+    /// The whole name of the branch or tag, `refs/heads/main`; empty when a commit was asked for.
     pub reference: String,
     /// Directory inside; empty is the root.
     pub subdir: String,

@@ -32,7 +32,7 @@ pub use layer::{
     Snapshots,
 };
 pub use sources::{
-    Clock, ImageRequest, ImageSelector, ResolveMode, ResolvedImage, ResolvedLayer, Secrets, Sources,
-    Timestamp,
+    Clock, ImageRequest, ImageSelector, ResolveMode, ResolvedGit, ResolvedImage, ResolvedLayer, Secrets,
+    Sources, Timestamp,
 };
 pub use view::{View, node_kind};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_digest::Digest;
-use rbuild_graph::{HttpSource, LocalSource};
+use rbuild_graph::{GitSource, HttpSource, LocalSource};
 use rbuild_oci::{Descriptor, ImageConfig, Platform, Reference};
 
 use crate::{CancelToken, Progress, RemoteBlob, Result, SecretBytes, View};
@@ -78,6 +78,17 @@ pub struct ResolvedLayer {
     pub remote: RemoteBlob,
 }
 
+/// What a git reference means now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ResolvedGit {
+    /// The whole name of the reference: `refs/heads/main`; empty for a commit.
+    pub name: String,
+    /// The commit; of an annotated tag, the one that it points to.
+    pub commit: String,
+    /// The tag's own object, where the reference is an annotated tag.
+    pub tag_object: Option<String>,
+}
+
 /// Where things come from.
 pub trait Sources: Send + Sync {
     /// Reads an image's documents.
@@ -113,6 +124,31 @@ pub trait Sources: Send + Sync {
         progress: &dyn Progress,
         cancel: &CancelToken,
     ) -> Result<(Arc<dyn View>, Digest)>;
+
+    /// What `reference` of the repository at `url` means: a branch, a tag, a full name below `refs/`, or a commit; empty is
+    /// the default branch. The answer stays the same for the whole build.
+    ///
+    /// # Errors
+    /// `NotFound` when the repository has no such reference, `Auth`, `Network`, `Unsupported` without a git program.
+    fn resolve_git(&self, url: &str, reference: &str, cancel: &CancelToken) -> Result<ResolvedGit>;
+
+    /// The files of `source.commit`, owned by root, with modes 0644 and 0755.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such commit or directory, `Auth`, `Network`, `Unsupported` without a git program.
+    fn git(&self, source: &GitSource, progress: &dyn Progress, cancel: &CancelToken)
+    -> Result<Arc<dyn View>>;
+
+    /// When the commit was made, in seconds since 1970; it is fetched for that.
+    ///
+    /// # Errors
+    /// As `git`.
+    fn git_commit_time(
+        &self,
+        source: &GitSource,
+        progress: &dyn Progress,
+        cancel: &CancelToken,
+    ) -> Result<i64>;
 }
 
 /// What the user lends to steps. Values never leave this port but into the sandbox.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use rbuild_cache_transfer::{CacheTo, export_cache};
 use rbuild_diag::Diagnostic;
-use rbuild_engine::{Materialiser, Ports, SolveOptions, StepOutput, solve};
+use rbuild_engine::{Materialiser, Ports, SolveOptions, solve};
 use rbuild_export::{
     BuiltImage, ExportContext, ExportRequest, Exported, InlineCache, LayerDescriptor, OutputSpec,
 };
@@ -23,8 +23,8 @@ use crate::history::{self, Historian};
 use crate::trace::{self, GraphNotes};
 use crate::vertices::{GraphEvents, Task, Vertices};
 use crate::{
-    BuildError, BuildErrorKind, BuildEvent, BuildEvents, BuildRequest, Context, Entitlement, Report, Store,
-    caches, codes,
+    BuildError, BuildErrorKind, BuildEvent, BuildEvents, BuildRequest, Entitlement, Report, Store, caches,
+    codes,
 };
 
 /// Where outputs to `-` go.
@@ -160,7 +160,7 @@ impl Builder {
         vertices: &Arc<Vertices>,
         cancel: &CancelToken,
     ) -> Result<Plans, BuildError> {
-        let frontend = Frontend::read(request, vertices)?;
+        let frontend = Frontend::read(request, ports, self.store.path(), vertices, cancel)?;
         let show = |findings: Vec<Diagnostic>| {
             findings.into_iter().for_each(|finding| vertices.send(BuildEvent::Finding(finding)));
         };
@@ -178,11 +178,8 @@ impl Builder {
         });
         let trace = trace::beginning(request, &frontend.file, &frontend.source, ignore);
         let file = frontend.path.clone().unwrap_or_else(|| PathBuf::from(frontend.source.name()));
-        let dir = match &request.context {
-            Context::Dir(dir) => Some(dir.as_path()),
-            Context::None => None,
-        };
-        Ok(Plans { plans: plans.plans, aliases: plans.aliases, trace, what: history::what(&file, dir) })
+        let what = history::what(&file, request.context.label());
+        Ok(Plans { plans: plans.plans, aliases: plans.aliases, trace, what })
     }
 
     fn solve_all(
@@ -215,10 +212,7 @@ impl Builder {
                     let solved = solve(graph.clone(), &targets, options, ports, events, aliases, &cancel)
                         .await
                         .map_err(|error| BuildError::solve(error, &graph, request))?;
-                    let snapshot = match solved.outputs.into_iter().next() {
-                        Some(StepOutput::Snapshot(snapshot)) => snapshot,
-                        Some(StepOutput::View(_)) | None => Snapshot::default(),
-                    };
+                    let snapshot = solved.outputs.into_iter().next().unwrap_or_default();
                     let base_history = plan.base_config.as_ref().map_or(0, |config| config.history.len());
                     let image = BuiltImage {
                         platform: plan.platform.clone(),

@@ -32,7 +32,7 @@ codes! {
     CORRUPT = "RB2024", "stored data is damaged";
     NO_DOCKERFILE = "RB2030", "there is no Dockerfile";
     NO_CONTEXT_DIRECTORY = "RB2031", "the build context is not a directory";
-    NO_GIT = "RB2040", "git sources are not supported yet";
+    GIT_NOT_FOUND = "RB2040", "there is no such git repository, branch, commit or directory in it";
     INTERNAL = "RB2099", "a mistake in this program";
 }
 

@@ -40,9 +40,19 @@ impl ContextDir {
 ///
 /// # Errors
 /// If it cannot be read, is a hostile archive, or the store cannot be written.
-pub fn read_context_stream(mut input: impl Read + Send, root: &Path) -> Result<ContextStream> {
+pub fn read_context_stream(input: impl Read + Send, root: &Path) -> Result<ContextStream> {
+    read_context_archive(input, root, "standard input", &CancelToken::new())
+}
+
+/// The same, where messages call it `name`.
+pub(crate) fn read_context_archive(
+    mut input: impl Read + Send,
+    root: &Path,
+    name: &str,
+    cancel: &CancelToken,
+) -> Result<ContextStream> {
     let mut head = Vec::new();
-    let broken = |error| PortError::io("read", "standard input", error);
+    let broken = |error| PortError::io("read", name, error);
     input.by_ref().take(SNIFF as u64).read_to_end(&mut head).map_err(broken)?;
     if !is_archive(&head) {
         let mut text = head;
@@ -50,7 +60,7 @@ pub fn read_context_stream(mut input: impl Read + Send, root: &Path) -> Result<C
         if text.len() as u64 > MAX_DOCKERFILE {
             return Err(PortError::new(
                 ErrorKind::Invalid,
-                "the Dockerfile on standard input is larger than 64 MiB",
+                format!("the Dockerfile from {name} is larger than 64 MiB"),
             ));
         }
         return Ok(ContextStream::Dockerfile(text));
@@ -58,12 +68,7 @@ pub fn read_context_stream(mut input: impl Read + Send, root: &Path) -> Result<C
     let scratch = Scratch::create(&root.join("tmp"))?;
     let path = scratch.path().join("context");
     std::fs::create_dir(&path).map_err(|error| PortError::io("make", &path, error))?;
-    rbuild_source::unpack_context_tar(
-        &mut head.as_slice().chain(input),
-        &path,
-        MAX_CONTEXT,
-        &CancelToken::new(),
-    )?;
+    rbuild_source::unpack_context_tar(&mut head.as_slice().chain(input), &path, MAX_CONTEXT, cancel)?;
     Ok(ContextStream::Archive(ContextDir { path, _scratch: scratch }))
 }
 

@@ -1,7 +1,7 @@
 //! From a request to a parsed Dockerfile and what is asked of it, and from there to plans: with everything that was found wrong or
 //! doubtful on the way, in one list. Runs nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_diag::{Diagnostic, Severity, SourceFile};
@@ -11,6 +11,7 @@ use rbuild_lower::{LowerOptions, Lowered, MainContext, NamedContextValue};
 use rbuild_oci::Platform;
 use rbuild_ports::{CancelToken, LayerId};
 
+use crate::remote_context::Fetch;
 use crate::resolve::{Resolver, Unlowered};
 use crate::vertices::Vertices;
 use crate::{BuildError, BuildErrorKind, BuildRequest, Context, NamedContextSource, codes, inputs};
@@ -43,14 +44,15 @@ pub(crate) struct Unplanned {
 
 impl Frontend {
     /// Reads the Dockerfile and the ignore files.
-    pub(crate) fn read(request: &BuildRequest, vertices: &Arc<Vertices>) -> Result<Self, BuildError> {
-        let task = vertices.task("[internal] load build definition");
-        let (source, path) = task.finish(inputs::dockerfile(&request.dockerfile, &request.context))?;
+    pub(crate) fn read(
+        request: &BuildRequest,
+        ports: &Ports,
+        root: &Path,
+        vertices: &Arc<Vertices>,
+        cancel: &CancelToken,
+    ) -> Result<Self, BuildError> {
+        let (source, path, context) = definition(request, ports, root, vertices, cancel)?;
         let Parsed { file, diagnostics } = rbuild_dockerfile::parse(&source);
-        let context = match &request.context {
-            Context::Dir(dir) => MainContext::Local(inputs::ignore_file(dir, path.as_deref())?),
-            Context::None => MainContext::None,
-        };
         let several = multi_platform(request)?;
         let host = [Platform::host()];
         let platforms = if request.platforms.is_empty() { host.as_slice() } else { &request.platforms };
@@ -131,6 +133,53 @@ impl Frontend {
     fn split(&self, all: Vec<Diagnostic>) -> Unplanned {
         let (findings, errors) = all.into_iter().partition(is_warning);
         Unplanned { error: Box::new(BuildError::findings(errors)), findings }
+    }
+}
+
+/// The Dockerfile, where it lies if it is a file, and what copies from the context read.
+fn definition(
+    request: &BuildRequest,
+    ports: &Ports,
+    root: &Path,
+    vertices: &Arc<Vertices>,
+    cancel: &CancelToken,
+) -> Result<(SourceFile, Option<PathBuf>, MainContext), BuildError> {
+    let remote = |address: &str| {
+        vertices.task(&format!("[internal] load build definition from {}", without_secrets(address)))
+    };
+    match &request.context {
+        Context::Dir(_) | Context::None => {
+            let task = vertices.task("[internal] load build definition");
+            let (source, path) = task.finish(inputs::dockerfile(&request.dockerfile, &request.context))?;
+            let main = match &request.context {
+                Context::Dir(dir) => MainContext::Local(inputs::ignore_file(dir, path.as_deref())?),
+                _ => MainContext::None,
+            };
+            Ok((source, path, main))
+        }
+        Context::Git(address) => {
+            let task = remote(address);
+            let found = Fetch { ports, root, cancel, progress: &task }.git(request, address);
+            Ok((task.finish(found)?, None, MainContext::Git(address.clone())))
+        }
+        Context::Http(address) => {
+            let task = remote(address);
+            let found = Fetch { ports, root, cancel, progress: &task }.web(request, address);
+            let (source, main) = task.finish(found)?;
+            Ok((source, None, main))
+        }
+    }
+}
+
+/// An address without what stands before its host.
+fn without_secrets(address: &str) -> String {
+    match address.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+            format!("{scheme}://{host}{path}")
+        }
+        None => address.to_owned(),
     }
 }
 

@@ -8,10 +8,10 @@ use rbuild_diag::{Diagnostic, SourceFile};
 use rbuild_lower::IgnoreFile;
 use rbuild_ports::PortError;
 
-use crate::{BuildError, BuildErrorKind, Context, DockerfileSource, codes};
+use crate::{BuildError, BuildErrorKind, BuildRequest, Context, DockerfileSource, codes};
 
 /// No Dockerfile is larger; protects from devices and mistakes.
-const MAX_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_BYTES: u64 = 64 << 20;
 
 /// The Dockerfile with the name that people know it by, and where it lies, if it is a file.
 pub(crate) fn dockerfile(
@@ -59,6 +59,12 @@ pub(crate) fn ignore_file(dir: &Path, dockerfile: Option<&Path>) -> Result<Ignor
         }
     }
     context_ignore_file(dir)
+}
+
+/// Whether a git context keeps its `.git`.
+pub(crate) fn keep_git_dir(request: &BuildRequest) -> bool {
+    let value = request.build_args.iter().rev().find(|(name, _)| name == "BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+    matches!(value.map(|(_, value)| value.as_str()), Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
 }
 
 /// A directory's own `.dockerignore`.

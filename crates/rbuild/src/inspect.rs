@@ -72,7 +72,7 @@ impl Builder {
     ) -> Result<CheckReport, BuildError> {
         let vertices = Vertices::new(events, self.store.clock());
         let ports = self.store.session(request, &vertices);
-        let mut frontend = Frontend::read(request, &vertices)?;
+        let mut frontend = Frontend::read(request, &ports, self.store.path(), &vertices, cancel)?;
         frontend.options.truncate(1);
         for options in &mut frontend.options {
             options.all_stages = options.target.as_deref().unwrap_or_default().is_empty();
@@ -97,7 +97,7 @@ impl Builder {
     ) -> Result<OutlineReport, BuildError> {
         let vertices = Vertices::new(events, self.store.clock());
         let ports = self.store.session(request, &vertices);
-        let mut frontend = Frontend::read(request, &vertices)?;
+        let mut frontend = Frontend::read(request, &ports, self.store.path(), &vertices, cancel)?;
         frontend.options.truncate(1);
         let plans =
             frontend.plan(request, &ports, &vertices, cancel).map_err(|unplanned| *unplanned.error)?;
@@ -113,9 +113,11 @@ impl Builder {
         &self,
         request: &BuildRequest,
         events: Arc<dyn BuildEvents>,
+        cancel: &CancelToken,
     ) -> Result<TargetList, BuildError> {
         let vertices = Vertices::new(events, self.store.clock());
-        let frontend = Frontend::read(request, &vertices)?;
+        let ports = self.store.session(request, &vertices);
+        let frontend = Frontend::read(request, &ports, self.store.path(), &vertices, cancel)?;
         if frontend.is_broken() {
             return Err(*frontend.mistakes(vec![]).error);
         }

@@ -18,6 +18,7 @@ mod inputs;
 mod inspect;
 mod missing;
 mod own_image;
+mod remote_context;
 mod report;
 mod request;
 mod resolve;
@@ -56,7 +57,8 @@ pub use rbuild_export::{
 };
 pub use rbuild_graph::{HostIp, NetMode, Ulimit, dot, dump};
 pub use rbuild_lower::{
-    Lowered, NoCache, Outline, OutlineArg, OutlineMount, Rule, StageOutline, StagePlan, rule,
+    Lowered, MainContext, NoCache, Outline, OutlineArg, OutlineMount, Rule, StageOutline, StagePlan,
+    remote_context, rule,
 };
 pub use rbuild_oci::calendar::date_time;
 pub use rbuild_oci::{Descriptor, ImageConfig, Platform, Reference};

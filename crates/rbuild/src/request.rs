@@ -1,6 +1,6 @@
 //! What a build is asked for. Everything is in here: the library reads no environment and no current directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rbuild_cache_transfer::{CacheFrom, CacheTo};
 use rbuild_export::{Annotation, OutputSpec};
@@ -126,8 +126,24 @@ impl BuildRequest {
 pub enum Context {
     /// A directory, read in place.
     Dir(PathBuf),
+    /// A git repository: its address, with `#REF:DIRECTORY` or `?ref=…` behind it.
+    Git(String),
+    /// The address of an archive, or of just a Dockerfile.
+    Http(String),
     /// There is none; using it is an error.
     None,
+}
+
+impl Context {
+    /// What tells it from others: a path or an address.
+    #[must_use]
+    pub fn label(&self) -> Option<&Path> {
+        match self {
+            Self::Dir(dir) => Some(dir),
+            Self::Git(address) | Self::Http(address) => Some(Path::new(address)),
+            Self::None => None,
+        }
+    }
 }
 
 /// The Dockerfile.

@@ -7,12 +7,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rbuild_diag::{Diagnostic, SourceFile};
 use rbuild_dockerfile::Dockerfile;
 use rbuild_engine::{Ports, record_image};
-use rbuild_lower::{Facts, ImageFacts, ImageOrigin, ImageQuery, LowerOptions, Lowered, Need, Outcome, lower};
+use rbuild_graph::GitSource;
+use rbuild_lower::{
+    Facts, GitFacts, GitQuery, ImageFacts, ImageOrigin, ImageQuery, LowerOptions, Lowered, Need, Outcome,
+    lower,
+};
 use rbuild_ports::{
-    CancelToken, ImageRequest, ImageSelector, LayerId, PortError, ResolveMode, ResolvedImage,
+    CancelToken, ImageRequest, ImageSelector, LayerId, PortError, ResolveMode, ResolvedGit, ResolvedImage,
 };
 
 use crate::own_image::{OwnImage, own_image};
+use crate::remote_context::git_failed;
 use crate::vertices::Vertices;
 use crate::{BuildError, BuildErrorKind, codes};
 
@@ -57,10 +62,10 @@ impl Resolver<'_> {
             match lower(file, source, options, &facts).map_err(Unlowered::Mistakes)? {
                 Outcome::Done(lowered) => return Ok(lowered),
                 Outcome::Need(needs) => {
-                    if let Some(git) = needs.git.first() {
-                        return Err(no_git(git).into());
-                    }
                     self.images(&needs.images, &mut facts)?;
+                    for need in &needs.git {
+                        facts.git.insert(need.query.clone(), self.git(need)?);
+                    }
                 }
             }
         }
@@ -111,6 +116,36 @@ impl Resolver<'_> {
         })
     }
 
+    fn git(&self, need: &Need<GitQuery>) -> Result<GitFacts, BuildError> {
+        let GitQuery { url, reference, committed } = &need.query;
+        let task = self.vertices.task(&format!("[internal] load git metadata for {}", need.query));
+        let sources = &self.ports.sources;
+        let result = sources.resolve_git(url, reference, self.cancel).and_then(|found| {
+            let ResolvedGit { name, commit, tag_object } = found;
+            let committed = if *committed {
+                let source = GitSource {
+                    url: url.clone(),
+                    reference: name.clone(),
+                    subdir: String::new(),
+                    commit: commit.clone(),
+                    keep_git_dir: false,
+                    skip_submodules: false,
+                };
+                Some(sources.git_commit_time(&source, &task, self.cancel)?)
+            } else {
+                None
+            };
+            Ok(GitFacts { name, commit, tag_object, committed })
+        });
+        task.finish(result).map_err(|error| {
+            let mut out = git_failed(error);
+            if let (Some((file, span)), Some(first)) = (&need.place, out.diagnostics.first_mut()) {
+                *first = first.clone().at(file, *span);
+            }
+            out
+        })
+    }
+
     fn resolve(&self, request: &ImageRequest, query: &ImageQuery) -> rbuild_ports::Result<ImageFacts> {
         if let ImageOrigin::Registry(reference) = &query.origin
             && !self.pull
@@ -156,18 +191,6 @@ fn request(query: &ImageQuery) -> (ImageRequest, String) {
             (ImageRequest { image: selector, platform }, format!("oci-layout://{store}"))
         }
     }
-}
-
-fn no_git(need: &Need<rbuild_lower::GitQuery>) -> BuildError {
-    let mut diagnostic = Diagnostic::error(
-        codes::NO_GIT,
-        format!("cannot fetch {}: git sources are not supported yet", need.query),
-    )
-    .help("clone the repository first, and pass the directory as context or with --build-context");
-    if let Some((file, span)) = &need.place {
-        diagnostic = diagnostic.at(file, *span);
-    }
-    BuildError::new(BuildErrorKind::Environment, diagnostic)
 }
 
 fn panicked() -> BuildError {

@@ -193,6 +193,11 @@ impl Store {
         Ok(report)
     }
 
+    /// Its directory.
+    pub(crate) fn path(&self) -> &Path {
+        self.root.path()
+    }
+
     /// What opening the store found, once.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
@@ -212,6 +217,8 @@ impl Store {
             }
         }
         sources.contexts = contexts;
+        let secrets = Arc::new(Lent { secrets: request.secrets.clone(), ssh: request.ssh.clone() });
+        sources.secrets = Some(secrets.clone());
         let warn = vertices.clone();
         sources.warn = Arc::new(move |message| warn.warn(message));
         Ports {
@@ -220,7 +227,7 @@ impl Store {
             blobs: self.blobs.clone(),
             executor: self.sandbox.clone(),
             sources: Arc::new(HostSources::new(sources)),
-            secrets: Arc::new(Lent { secrets: request.secrets.clone(), ssh: request.ssh.clone() }),
+            secrets,
             clock: self.clock.clone(),
             flights: Arc::new(FileFlights::of(&self.root)),
         }
@@ -244,16 +251,12 @@ impl Store {
     /// The newest build of what `request` asks for, if it began at `since` or later.
     #[must_use]
     pub fn trace_of(&self, request: &BuildRequest, since: Timestamp) -> Option<Trace> {
-        let dir = match &request.context {
-            Context::Dir(dir) => Some(dir.as_path()),
-            Context::None => None,
-        };
         let file = match &request.dockerfile {
             DockerfileSource::Default => None,
             DockerfileSource::File(file) => Some(file.as_path()),
             DockerfileSource::Text { name, .. } => Some(Path::new(name)),
         };
-        self.last_trace(file, dir).filter(|trace| trace.at >= since.0)
+        self.last_trace(file, request.context.label()).filter(|trace| trace.at >= since.0)
     }
 
     pub(crate) fn start_sealing(&self) -> Option<Sealing> {

@@ -12,7 +12,7 @@ use rbuild_graph::{Edge, Graph, MountKind, Node, NodeId, Op, SourceOp};
 use rbuild_ports::{RecordKind, Timestamp};
 
 use crate::history::{Finish, Historian};
-use crate::{BuildRequest, CacheFrom, Context, NoCache};
+use crate::{BuildRequest, CacheFrom, NoCache};
 
 /// No more of an instruction's text is kept.
 const TEXT: usize = 8 << 10;
@@ -166,10 +166,7 @@ pub(crate) fn beginning(
     let name = |file: &SourceFile| file.name().to_owned();
     Trace {
         dockerfile: name(source),
-        context: match &request.context {
-            Context::Dir(dir) => Some(dir.display().to_string()),
-            Context::None => None,
-        },
+        context: request.context.label().map(|label| label.display().to_string()),
         args: request.build_args.clone(),
         variables: variables(file, source),
         ignore_file: ignore.and_then(|it| it.file.as_ref()).map(name).unwrap_or_default(),

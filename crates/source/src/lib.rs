@@ -5,6 +5,7 @@
 mod context;
 mod documents;
 mod file_view;
+mod git;
 mod http;
 mod http_date;
 mod image;

@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_digest::Digest;
-use rbuild_graph::{HttpSource, LocalSource};
+use rbuild_graph::{GitSource, HttpSource, LocalSource};
 use rbuild_ports::{
-    CancelToken, ErrorKind, ImageRequest, PortError, Progress, RemoteBlob, ResolveMode, ResolvedImage,
-    Result, Sources, View,
+    CancelToken, ErrorKind, ImageRequest, PortError, Progress, RemoteBlob, ResolveMode, ResolvedGit,
+    ResolvedImage, Result, Secrets, Sources, View,
 };
 
 use crate::context::Contexts;
+use crate::git::Repositories;
 use crate::http::Downloads;
 use crate::image::Images;
 use crate::layout::Layout;
@@ -33,6 +34,8 @@ pub struct SourceOptions {
     pub offline_ok: bool,
     /// The largest file that is downloaded from the web.
     pub max_download: u64,
+    /// Credentials for git servers and agents for ssh.
+    pub secrets: Option<Arc<dyn Secrets>>,
     /// Told what the user should know: a registry that could not be reached.
     pub warn: Arc<dyn Fn(&str) + Send + Sync>,
 }
@@ -47,6 +50,7 @@ impl SourceOptions {
             registry,
             offline_ok: true,
             max_download: 64 << 30,
+            secrets: None,
             warn: Arc::new(|_| {}),
         }
     }
@@ -59,16 +63,18 @@ pub struct HostSources {
     images: Images,
     views: Contexts,
     downloads: Downloads,
+    repositories: Repositories,
 }
 
 impl HostSources {
     /// Sources for one build. Nothing is read or connected yet.
     #[must_use]
     pub fn new(options: SourceOptions) -> Self {
-        let SourceOptions { state, contexts, registry, offline_ok, max_download, warn } = options;
+        let SourceOptions { state, contexts, registry, offline_ok, max_download, secrets, warn } = options;
         let images = Images::new(registry.clone(), state.as_deref(), offline_ok, warn);
         let downloads = Downloads::new(registry.clone(), state.as_deref(), max_download);
-        Self { contexts, registry, images, views: Contexts::new(state), downloads }
+        let repositories = Repositories::new(state.as_deref(), secrets);
+        Self { contexts, registry, images, views: Contexts::new(state), downloads, repositories }
     }
 }
 
@@ -104,5 +110,27 @@ impl Sources for HostSources {
         cancel: &CancelToken,
     ) -> Result<(Arc<dyn View>, Digest)> {
         self.downloads.fetch(source, progress, cancel)
+    }
+
+    fn resolve_git(&self, url: &str, reference: &str, cancel: &CancelToken) -> Result<ResolvedGit> {
+        self.repositories.resolve(url, reference, cancel)
+    }
+
+    fn git(
+        &self,
+        source: &GitSource,
+        progress: &dyn Progress,
+        cancel: &CancelToken,
+    ) -> Result<Arc<dyn View>> {
+        self.repositories.view(source, progress, cancel)
+    }
+
+    fn git_commit_time(
+        &self,
+        source: &GitSource,
+        progress: &dyn Progress,
+        cancel: &CancelToken,
+    ) -> Result<i64> {
+        self.repositories.commit_time(source, progress, cancel)
     }
 }

@@ -122,12 +122,7 @@ pub(crate) fn fetch(
             let keys = map.digest.record_key(0).map(|digest| KeyId::root(&digest)).into_iter().collect();
             Ok(Made { outputs: vec![(0, StepOutput::View(view))], keys: Some(keys) })
         }
-        SourceOp::Git(git) => Err(PortError::new(
-            ErrorKind::Unsupported,
-            format!("cannot fetch {}: git sources are not supported yet", git.url),
-        )
-        .into()),
-        SourceOp::Image(_) | SourceOp::OciLayout(_) | SourceOp::Local(_) => {
+        SourceOp::Git(_) | SourceOp::Image(_) | SourceOp::OciLayout(_) | SourceOp::Local(_) => {
             Err(PortError::new(ErrorKind::Internal, "a source that is known was to be fetched").into())
         }
     }

@@ -2,14 +2,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rbuild_graph::{CopyAction, ExecOp, FileAction, FileKind, FileOp, Mount, MountKind, Node, NodeId};
+use rbuild_graph::{ExecOp, Mount, MountKind, Node, NodeId};
 use rbuild_ports::{
-    ActiveLayer, CacheMount, ErrorKind, ExecMount, ExecOutcome, ExecRequest, FileInput, MountSource,
-    OverlayDirs, PortError, SecretBytes, Snapshot, View,
+    ActiveLayer, CacheMount, ErrorKind, ExecMount, ExecOutcome, ExecRequest, MountSource, OverlayDirs,
+    PortError, SecretBytes, Snapshot, View,
 };
 
 use crate::progress::StepProgress;
-use crate::step::Made;
+use crate::step::{self, Made};
 use crate::worker::{Shared, Trouble};
 use crate::{Cause, SolveError, StepOutput};
 
@@ -114,6 +114,8 @@ fn layers(
 ) -> Result<OverlayDirs, Trouble> {
     let snapshot = match mount.input.and_then(|input| node.inputs.get(input as usize)) {
         None => Snapshot::default(),
+        // What is written to becomes a layer on top.
+        Some(edge) if mount.output.is_some() => shared.snapshot(*edge, progress)?,
         Some(edge) => match shared.present(*edge, progress)? {
             StepOutput::Snapshot(snapshot) => snapshot,
             StepOutput::View(view) => return view_dirs(shared, mount, view, held, progress),
@@ -142,28 +144,8 @@ fn view_dirs(
     held: &mut Held,
     progress: &StepProgress,
 ) -> Result<OverlayDirs, Trouble> {
-    let src = if mount.selector.is_empty() { "/".to_owned() } else { mount.selector.clone() };
-    let trimmed = src.trim_matches('/').to_owned();
-    let copy = CopyAction {
-        dest: if trimmed.is_empty() { "/".to_owned() } else { format!("/{trimmed}") },
-        src,
-        dir_copy_contents: true,
-        create_dest_path: true,
-        follow_symlink: true,
-        ..CopyAction::default()
-    };
-    let action =
-        FileAction { input: None, secondary_input: Some(0), output: Some(0), kind: FileKind::Copy(copy) };
-    let made = shared.ports.snapshots.run_file_op(
-        &FileOp { actions: vec![action], epoch: None },
-        &[FileInput::View(view)],
-        progress,
-        &shared.cancel,
-    )?;
-    let (snapshot, _) = made
-        .into_iter()
-        .next()
-        .ok_or_else(|| PortError::new(ErrorKind::Internal, "copying the context made nothing"))?;
+    let src = if mount.selector.is_empty() { "/" } else { &mount.selector };
+    let (snapshot, _) = step::copy_of(shared, view, src, progress)?;
     let top = shared.ports.snapshots.prepare(&snapshot)?;
     let dirs = top.dirs();
     held.scratch.push(top);
@@ -209,12 +191,7 @@ fn source(
         MountKind::Tmpfs { size } => Ok(Some(MountSource::Tmpfs { size: u64::try_from(*size).unwrap_or(0) })),
         MountKind::Cache { id, sharing } => {
             let init = match mount.input.and_then(|input| node.inputs.get(input as usize)) {
-                Some(edge) => match shared.present(*edge, progress)? {
-                    StepOutput::Snapshot(snapshot) => Some(snapshot),
-                    StepOutput::View(_) => {
-                        return Err(PortError::new(ErrorKind::Unsupported, "a cache mount cannot start from the build context; copy the files into a stage and use from=<stage>").into());
-                    }
-                },
+                Some(edge) => Some(shared.snapshot(*edge, progress)?),
                 None => None,
             };
             let cache = shared.ports.snapshots.cache_mount(id, *sharing, init.as_ref(), &shared.cancel)?;

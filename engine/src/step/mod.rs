@@ -11,6 +11,7 @@ use rbuild_graph::{NodeId, Op, SourceOp};
 use rbuild_ports::{KeyId, LayerId, Snapshot};
 
 pub(crate) use content::content_key;
+pub(crate) use file::copy_of;
 
 use crate::StepOutput;
 use crate::progress::StepProgress;
@@ -49,7 +50,7 @@ pub(crate) fn run(shared: &Shared, id: NodeId, progress: &StepProgress) -> Resul
         Op::Source(source) => content::fetch(shared, node, source, progress),
         Op::Exec(op) => exec::run(shared, id, node, op, progress),
         Op::File(op) => file::run(shared, node, op, progress),
-        Op::Merge(op) => stack::merge(shared, node, op),
-        Op::Diff(op) => stack::diff(shared, node, op),
+        Op::Merge(op) => stack::merge(shared, node, op, progress),
+        Op::Diff(op) => stack::diff(shared, node, op, progress),
     }
 }

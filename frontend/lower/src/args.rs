@@ -9,7 +9,7 @@ use crate::codes;
 use crate::ctx::{At, Ctx, expand_error};
 use crate::env::Env;
 use crate::fault::Fault;
-use crate::{GitQuery, MainContext, Need, git};
+use crate::{MainContext, Need, git};
 
 /// Says which parts of a build are scanned for a bill of materials; never part of an environment.
 pub(crate) const SCAN_CONTEXT: &str = "BUILDKIT_SBOM_SCAN_CONTEXT";
@@ -139,7 +139,7 @@ pub(crate) fn resolve_epoch(ctx: &mut Ctx<'_>) {
 fn context_epoch(ctx: &mut Ctx<'_>) -> Option<i64> {
     let MainContext::Git(text) = &ctx.options.context else { return None };
     let git::Parsed::Yes(url) = git::parse(text, true) else { return None };
-    let query = GitQuery { url: url.remote, reference: url.reference };
+    let query = url.query(true);
     if let Some(facts) = ctx.facts.git.get(&query) {
         return facts.committed;
     }

@@ -54,16 +54,20 @@ pub struct GitQuery {
     pub url: String,
     /// Branch, tag or commit; empty is the default branch.
     pub reference: String,
+    /// Whether it must be known when the commit was made, for which it has to be fetched.
+    pub committed: bool,
 }
 
 /// The answer to a `GitQuery`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct GitFacts {
+    /// The whole name of the reference: `refs/heads/main`; empty for a commit.
+    pub name: String,
     /// The commit (of an annotated tag: the commit it points to).
     pub commit: String,
     /// The tag object, where the reference is an annotated tag.
     pub tag_object: Option<String>,
-    /// When the commit was made, in seconds since 1970; `SOURCE_DATE_EPOCH=context` asks for it.
+    /// When the commit was made, in seconds since 1970, where that was asked for (`SOURCE_DATE_EPOCH=context`).
     pub committed: Option<i64>,
 }
 

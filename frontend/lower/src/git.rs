@@ -1,6 +1,10 @@
 //! Git URLs as Dockerfiles and contexts write them: which texts are git at all, and what their fragment
 //! (`#ref:subdir`) or query (`?branch=…`) asks for. Fetches nothing.
 
+use rbuild_graph::GitSource;
+
+use crate::{GitFacts, GitQuery, MainContext};
+
 /// A git repository and what is wanted of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GitUrl {
@@ -66,6 +70,87 @@ pub(crate) fn parse(text: &str, known: bool) -> Parsed {
     match load_query(&mut out, query) {
         Ok(()) => Parsed::Yes(out),
         Err(reason) => Parsed::Bad(reason),
+    }
+}
+
+impl GitUrl {
+    /// What must be known of it.
+    pub(crate) fn query(&self, committed: bool) -> GitQuery {
+        GitQuery { url: self.remote.clone(), reference: self.reference.clone(), committed }
+    }
+
+    /// An error if the reference is not what the address pins.
+    pub(crate) fn check(&self, facts: &GitFacts) -> Result<(), String> {
+        let matches = |id: &str| id.starts_with(&self.checksum);
+        if matches(&facts.commit) || facts.tag_object.as_deref().is_some_and(matches) {
+            return Ok(());
+        }
+        Err(format!("the commit of {} is {}, not {}", self.remote, facts.commit, self.checksum))
+    }
+
+    /// The source, once it is known what the reference means.
+    pub(crate) fn source(&self, facts: &GitFacts) -> GitSource {
+        let keep_git_dir = self.keep_git_dir.unwrap_or(false);
+        // Who keeps `.git` gets the tag, not only what it points to.
+        let tag = facts.tag_object.as_ref().filter(|_| keep_git_dir);
+        GitSource {
+            url: self.remote.clone(),
+            reference: facts.name.clone(),
+            subdir: self.subdir.clone(),
+            commit: tag.unwrap_or(&facts.commit).clone(),
+            keep_git_dir,
+            skip_submodules: self.submodules == Some(false),
+        }
+    }
+}
+
+/// A main context in a git repository, for who must read the Dockerfile in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GitContext(GitUrl);
+
+impl GitContext {
+    /// Reads the address of a context; `keep_git_dir` where it does not say itself whether to keep `.git`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str, keep_git_dir: bool) -> Result<Self, String> {
+        match parse(text, true) {
+            Parsed::Yes(mut url) => {
+                url.keep_git_dir.get_or_insert(keep_git_dir);
+                Ok(Self(url))
+            }
+            Parsed::No => Err("it is no git address".to_owned()),
+            Parsed::Bad(reason) => Err(reason),
+        }
+    }
+
+    /// What must be known.
+    #[must_use]
+    pub fn query(&self) -> GitQuery {
+        self.0.query(false)
+    }
+
+    /// The source that lowering will use.
+    ///
+    /// # Errors
+    /// If the reference is not the commit that the address pins.
+    pub fn source(&self, facts: &GitFacts) -> Result<GitSource, String> {
+        self.0.check(facts)?;
+        Ok(self.0.source(facts))
+    }
+}
+
+/// What the address of a context means, by its form: a git repository or something on the web; `None` is a local path.
+#[must_use]
+pub fn remote_context(text: &str) -> Option<MainContext> {
+    // The form that early Docker clients had.
+    if text.starts_with("github.com/") {
+        return Some(MainContext::Git(format!("https://{text}")));
+    }
+    match parse(text, false) {
+        Parsed::No if is_http(text) => Some(MainContext::Http(text.to_owned())),
+        Parsed::No => None,
+        Parsed::Yes(_) | Parsed::Bad(_) => Some(MainContext::Git(text.to_owned())),
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rbuild_diag::{SourceFile, Span};
 use rbuild_graph::{
-    CopyAction, Edge, FileAction, FileKind, FileOp, GitSource, HttpSource, ImageSource, LocalSource, Node,
-    NodeMeta, OciLayoutSource, Op, Place, SourceOp,
+    CopyAction, Edge, FileAction, FileKind, FileOp, HttpSource, ImageSource, LocalSource, Node, NodeMeta,
+    OciLayoutSource, Op, Place, SourceOp,
 };
 use rbuild_oci::{ImageConfig, ParseReferenceError, Platform, Reference};
 
@@ -15,7 +15,7 @@ use crate::ctx::Ctx;
 use crate::fault::Fault;
 use crate::git::{self, GitUrl};
 use crate::{
-    GitQuery, IgnoreFile, ImageFacts, ImageOrigin, ImageQuery, LowerOptions, MainContext, NamedContextValue,
+    GitFacts, IgnoreFile, ImageFacts, ImageOrigin, ImageQuery, LowerOptions, MainContext, NamedContextValue,
     Need,
 };
 
@@ -383,46 +383,32 @@ impl Ctx<'_> {
         step: Option<Place>,
         place: (&SourceFile, Span),
     ) -> Result<Edge, Fault> {
-        let keep_git_dir = url.keep_git_dir.unwrap_or(false);
-        let known = self.commit_of(url, place.0, place.1);
-        let matches = |id: &str| id.starts_with(&url.checksum);
-        if let Some((commit, tag)) = &known
-            && !matches(commit)
-            && !tag.as_deref().is_some_and(matches)
-        {
-            return Err(Fault::error(
-                codes::COMMIT,
-                format!("the commit of {} is {commit}, not {}", url.remote, url.checksum),
-            )
-            .at(place.0, place.1)
-            .help("correct the checksum, or find out who moved the branch or tag"));
-        }
-        let (commit, tag) = known.unwrap_or_default();
-        let commit = match tag {
-            Some(tag) if keep_git_dir => tag,
-            _ => commit,
+        let facts = match self.commit_of(url, place.0, place.1) {
+            Some(facts) => {
+                url.check(&facts).map_err(|message| {
+                    Fault::error(codes::COMMIT, message)
+                        .at(place.0, place.1)
+                        .help("correct the checksum, or find out who moved the branch or tag")
+                })?;
+                facts
+            }
+            None => GitFacts::default(),
         };
-        let op = Op::Source(SourceOp::Git(GitSource {
-            url: url.remote.clone(),
-            reference: url.reference.clone(),
-            subdir: url.subdir.clone(),
-            commit,
-            keep_git_dir,
-            skip_submodules: url.submodules == Some(false),
-        }));
+        let source = url.source(&facts);
+        let op = Op::Source(SourceOp::Git(source));
         let meta = NodeMeta { name: title, place: step, ..NodeMeta::default() };
         let platform = self.any_platform();
         Ok(self.draft.add(Node { op, inputs: vec![], platform, meta }))
     }
 
-    /// The commit that a git URL means, and its tag object; asked for when it is not known.
-    fn commit_of(&mut self, url: &GitUrl, file: &SourceFile, span: Span) -> Option<(String, Option<String>)> {
+    /// What a git URL means; asked for when it is not known.
+    fn commit_of(&mut self, url: &GitUrl, file: &SourceFile, span: Span) -> Option<GitFacts> {
         if is_commit(&url.reference) {
-            return Some((url.reference.clone(), None));
+            return Some(GitFacts { commit: url.reference.clone(), ..GitFacts::default() });
         }
-        let query = GitQuery { url: url.remote.clone(), reference: url.reference.clone() };
+        let query = url.query(false);
         if let Some(facts) = self.facts.git.get(&query) {
-            return Some((facts.commit.clone(), facts.tag_object.clone()));
+            return Some(facts.clone());
         }
         if self.needs.git.iter().all(|need| need.query != query) {
             self.needs.git.push(Need { query, place: Some((file.clone(), span)), similar: None });

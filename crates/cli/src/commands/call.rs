@@ -79,7 +79,9 @@ pub(crate) fn run(cli: &Cli, args: &BuildArgs, method: Method) -> Result<ExitCod
     let answer = match method.question {
         Question::Check => builder.check(request, events, &cancel).map(Answer::Check),
         Question::Outline => builder.outline(request, events, &cancel).map(Answer::Outline),
-        Question::Targets | Question::Describe => builder.targets(request, events).map(Answer::Targets),
+        Question::Targets | Question::Describe => {
+            builder.targets(request, events, &cancel).map(Answer::Targets)
+        }
     };
     display.finish();
     drop(prepared.temporary);

@@ -118,13 +118,25 @@ pub(super) fn facts(text: &str) -> Facts {
             }
             ["git", url, reference, commit, rest @ ..] => {
                 let reference = if *reference == "HEAD" { "" } else { reference };
-                let query = GitQuery { url: (*url).to_owned(), reference: reference.to_owned() };
+                let query = |committed| GitQuery {
+                    url: (*url).to_owned(),
+                    reference: reference.to_owned(),
+                    committed,
+                };
+                let name = match reference {
+                    "" => "refs/heads/main".to_owned(),
+                    full if full.starts_with("refs/") => full.to_owned(),
+                    tag if tag.starts_with('v') => format!("refs/tags/{tag}"),
+                    branch => format!("refs/heads/{branch}"),
+                };
                 let facts = GitFacts {
+                    name,
                     commit: (*commit).to_owned(),
                     tag_object: rest.first().filter(|tag| **tag != "-").map(|tag| (*tag).to_owned()),
                     committed: rest.get(1).map(|time| time.parse().unwrap()),
                 };
-                out.git.insert(query, facts);
+                out.git.insert(query(false), facts.clone());
+                out.git.insert(query(true), facts);
             }
             _ => panic!("unknown fact {line:?}"),
         }
