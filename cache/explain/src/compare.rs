@@ -115,13 +115,19 @@ impl Comparison<'_> {
         if known { Cause::New } else { Cause::Never { imports: self.new.imports.clone() } }
     }
 
-    /// The step in the latest build that reached it.
+    /// The step in the latest build that reached it, if there is one for the same platform.
     fn earlier(&self, at: usize) -> Option<Earlier<'_>> {
-        self.old.iter().zip(self.aligned).find_map(|(trace, aligned)| {
+        let target = &self.new.steps.get(at)?.target;
+        let mut reached = self.old.iter().zip(self.aligned).filter_map(|(trace, aligned)| {
             let step = trace.steps.get((*aligned.get(at)?)?)?;
             let reached = step.kind.is_source() || step.outcome != Outcome::NotNeeded;
             reached.then_some(Earlier { trace, step, aligned })
-        })
+        });
+        let first = reached.next()?;
+        if first.step.target == *target {
+            return Some(first);
+        }
+        Some(reached.find(|it| it.step.target == *target).unwrap_or(first))
     }
 
     /// What differs between a step and what it was: its own definition and what it reads; else where that comes from.
@@ -189,20 +195,39 @@ impl Comparison<'_> {
         match from.kind {
             StepKind::Local => {
                 let (Some(new), Some(old)) = (&input.content, &was.content) else { return None };
-                Some(self.files(at, position, earlier, old, new))
+                self.files(at, position, earlier, old, new)
             }
-            StepKind::Image | StepKind::Remote => from.causes.first().cloned(),
+            StepKind::Image | StepKind::Remote => {
+                let other = || other_platform(from, earlier.trace.steps.get(was.step)?);
+                from.causes.first().cloned().or_else(other)
+            }
             _ if from.ran() || !from.causes.is_empty() => Some(Cause::Step { step: input.step }),
             _ => None,
         }
     }
 
     /// What differs in a local directory.
-    fn files(&self, at: usize, position: usize, earlier: &Earlier<'_>, old: &str, new: &str) -> Cause {
+    fn files(
+        &self,
+        at: usize,
+        position: usize,
+        earlier: &Earlier<'_>,
+        old: &str,
+        new: &str,
+    ) -> Option<Cause> {
         let of = self.source_name(at, position);
-        let (Some(before), Some(now)) = (self.world.manifest(old), self.world.manifest(new)) else {
-            return Cause::Content { of };
+        let (Some(mut before), Some(now)) = (self.world.manifest(old), self.world.manifest(new)) else {
+            return Some(Cause::Content { of });
         };
+        if let ([was], [is]) = (before.entries(), now.entries())
+            && was.path != is.path
+        {
+            // The key of a single file does not tell its name: it may be that of another one with the same content.
+            if self.new.steps.get(at)?.op != earlier.step.op {
+                return None;
+            }
+            before = Manifest::new(vec![ManifestEntry { path: is.path.clone(), ..was.clone() }]);
+        }
         let mut changes = before.changes_to(&now, |was, _| self.world.only_mode(at, position, was));
         // A directory's own entry says nothing that its files do not.
         let main = self.new.steps.get(at).and_then(|step| step.inputs.get(position));
@@ -221,11 +246,11 @@ impl Comparison<'_> {
         let all = some && changes.iter().all(by_ignoring);
         changes.truncate(KEPT);
         let file = [&self.new.ignore_file, &earlier.trace.ignore_file].into_iter().find(|it| !it.is_empty());
-        match (total, all, file) {
+        Some(match (total, all, file) {
             (0, ..) => Cause::Content { of },
             (_, true, Some(file)) => Cause::Ignore { file: file.clone(), changes, total },
             _ => Cause::Files { of, changes, total },
-        }
+        })
     }
 
     fn source_name(&self, at: usize, position: usize) -> String {
@@ -320,7 +345,9 @@ impl Comparison<'_> {
             let (was, is) = (env(earlier.trace, earlier.step.line), env(self.new, step.line));
             let place = |line: u32| Place { file: self.new.dockerfile.clone(), line };
             let value = |it: &Option<(Option<String>, u32)>| it.as_ref().and_then(|it| it.0.clone());
-            if value(&was) != value(&is) {
+            if let Some(cause) = self.target_platform(&name, earlier) {
+                out.push(cause);
+            } else if value(&was) != value(&is) {
                 let line = is.as_ref().map(|it| it.1);
                 let (from, to) = (value(&was), value(&is));
                 out.push(Cause::Environment { name, from, to, place: line.map(place) });
@@ -330,6 +357,17 @@ impl Comparison<'_> {
             }
         }
         out
+    }
+
+    /// A variable that is set from the platform that is built for, when that is another one.
+    fn target_platform(&self, name: &str, earlier: &Earlier<'_>) -> Option<Cause> {
+        let set = ["TARGETPLATFORM", "TARGETOS", "TARGETARCH", "TARGETVARIANT"].contains(&name);
+        match (earlier.trace.platforms.as_slice(), self.new.platforms.as_slice()) {
+            ([built], [wanted]) if set && built != wanted => {
+                Some(Cause::Platform { built: built.clone(), wanted: wanted.clone() })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -378,6 +416,12 @@ fn image(new: &Step, old: &Step) -> Cause {
         return Cause::Moved { reference: name(new), from: digest(old), to: digest(new) };
     }
     Cause::Base { from: old.text.clone(), to: new.text.clone() }
+}
+
+/// The same image for another platform than before.
+fn other_platform(new: &Step, old: &Step) -> Option<Cause> {
+    let other = new.kind == old.kind && new.op != old.op && new.platform != old.platform;
+    other.then(|| Cause::Platform { built: old.platform.clone(), wanted: new.platform.clone() })
 }
 
 /// Files that came or went because other patterns hide them.

@@ -101,6 +101,7 @@ fn step(name: &str, text: &str, kind: StepKind, op: &str, outcome: Outcome) -> S
         stage: "s".to_owned(),
         ordinal: 0,
         platform: "linux/amd64".to_owned(),
+        target: "linux/amd64".to_owned(),
         kind,
         line: None,
         text: text.to_owned(),

@@ -22,6 +22,9 @@ pub struct Trace {
     pub context: Option<String>,
     /// `--build-arg`.
     pub args: Vec<(String, String)>,
+    /// What it was built for.
+    #[serde(default)]
+    pub platforms: Vec<String>,
     /// `ARG` and `ENV` of the Dockerfile, in its order.
     pub variables: Vec<Variable>,
     /// The name of the ignore file; empty when there was none.
@@ -86,6 +89,9 @@ pub struct Step {
     pub ordinal: usize,
     /// `linux/amd64`.
     pub platform: String,
+    /// The platform of the image that it is built for; what is the same for all platforms has another one above.
+    #[serde(default)]
+    pub target: String,
     /// What it is.
     pub kind: StepKind,
     /// The line in the Dockerfile, from 1.

@@ -176,7 +176,8 @@ impl Builder {
             MainContext::Local(ignore) => Some(ignore),
             _ => None,
         });
-        let trace = trace::beginning(request, &frontend.file, &frontend.source, ignore);
+        let mut trace = trace::beginning(request, &frontend.file, &frontend.source, ignore);
+        trace.platforms = frontend.options.iter().map(|options| options.platform.to_string()).collect();
         let file = frontend.path.clone().unwrap_or_else(|| PathBuf::from(frontend.source.name()));
         let what = history::what(&file, request.context.label());
         Ok(Plans { plans: plans.plans, aliases: plans.aliases, trace, what })

@@ -87,6 +87,7 @@ impl GraphNotes {
             let mut step = describe(node, outcome);
             let ordinal = ordinals.entry((step.stage.clone(), step.kind.is_source())).or_default();
             step.ordinal = *ordinal;
+            step.target = trace.platforms.get(self.number).cloned().unwrap_or_default();
             *ordinal += 1;
             for (at, edge) in node.inputs.iter().enumerate() {
                 let Some(from) = position.get(&edge.node) else { continue };
@@ -133,6 +134,7 @@ fn describe(node: &Node, outcome: Outcome) -> Step {
         stage: meta.stage.clone(),
         ordinal: 0,
         platform: node.platform.to_string(),
+        target: String::new(),
         kind,
         line: meta.place.as_ref().map(|place| place.file.line_col(place.span.start).line),
         text: text.chars().take(TEXT).collect(),
