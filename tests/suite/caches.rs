@@ -451,6 +451,41 @@ fn what_others_exported_to_the_same_place_stays() {
 }
 
 #[test]
+fn who_was_overwritten_by_another_writer_joins_both() {
+    if !able() {
+        return;
+    }
+    let registry = TestRegistry::start();
+    let branch = |note: &str| {
+        let space = Space::new();
+        let mut request = app(&space);
+        space.write("src/a", note);
+        request.cache_to = to(&format!("type=registry,ref={}/app:cache,mode=max", registry.host()));
+        let built = build(&space, &request);
+        built.ok();
+        assert_eq!(built.warnings, [""; 0]);
+    };
+    let writes = || {
+        let lines = registry.lines();
+        lines.iter().filter(|line| line.starts_with("PUT") && line.contains("/manifests/")).count()
+    };
+    branch("main");
+    registry.clear_log();
+    // What is written is gone at once, as if the other had written over it.
+    registry.fail("PUT", "/manifests/", 1, Fault::Status(201, vec![], String::new()));
+    branch("feature");
+    assert_eq!(writes(), 2);
+    for note in ["main", "feature"] {
+        let space = Space::new();
+        let mut request = app(&space);
+        space.write("src/a", note);
+        request.cache_from = from(&format!("{}/app:cache", registry.host()));
+        let built = build(&space, &request);
+        assert_eq!(built.ok().ran, 0, "{note}:\n{}", built.text());
+    }
+}
+
+#[test]
 fn a_damaged_blob_of_the_store_is_made_again() {
     if !able() {
         return;

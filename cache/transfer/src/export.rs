@@ -90,6 +90,9 @@ pub fn export_cache(
         let mounts = mounts.join(sent.clone().unwrap_or_default(), &old)?;
         let (manifest, kept) = export.write(&chains, &own, existing.as_ref(), &mounts)?;
         if let Some(manifest) = manifest {
+            if options.merge && !target.holds(&manifest, cx.cancel)? {
+                continue;
+            }
             return Ok(CacheExported {
                 manifest: Some(manifest),
                 layers: own.len(),

@@ -91,4 +91,14 @@ impl CacheTarget for RegistryTarget {
         self.registry.put_manifest(&self.reference, &manifest.media_type, bytes, cancel)?;
         Ok(true)
     }
+
+    /// Registries have no compare-and-swap: who wrote between our look and our write was overwritten, or overwrote us. The
+    /// one that finds another's manifest afterwards joins both.
+    fn holds(&self, manifest: &Descriptor, cancel: &CancelToken) -> Result<bool> {
+        match self.registry.resolve(&self.reference, cancel) {
+            Ok(now) => Ok(now.digest == manifest.digest),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }

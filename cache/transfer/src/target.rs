@@ -46,6 +46,16 @@ pub trait CacheTarget: Send + Sync {
         replaces: Option<&ExistingCache>,
         cancel: &CancelToken,
     ) -> Result<bool>;
+
+    /// Whether the manifest that was just written is still what the name means. Places where nobody can come between reading
+    /// and writing need not look.
+    ///
+    /// # Errors
+    /// `Auth`, `Network`.
+    fn holds(&self, manifest: &Descriptor, cancel: &CancelToken) -> Result<bool> {
+        let _ = (manifest, cancel);
+        Ok(true)
+    }
 }
 
 /// A cache that is there already.
