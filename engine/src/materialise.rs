@@ -43,7 +43,7 @@ pub fn record_image(ports: &Ports, image: &ResolvedImage) -> Result<()> {
             continue;
         }
         ports.index.put_layer(&LayerRow {
-            layer: CommittedLayer { layer: id, entries: 0, bytes: 0 },
+            layer: CommittedLayer::unseen(id),
             diff_id: Some(layer.diff_id),
             blobs: vec![],
             remotes: vec![layer.remote.clone()],

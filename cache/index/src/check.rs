@@ -390,7 +390,10 @@ struct Lost {
 }
 
 fn counted(layer: &CommittedLayer) -> String {
-    format!("it does not hold the {} entries and {} bytes it was made with", layer.entries, layer.bytes)
+    format!(
+        "it is not the {} entries and {} bytes it was made with, or somebody wrote to its files",
+        layer.entries, layer.bytes
+    )
 }
 
 /// What SQLite finds wrong with its pages, and rows that differ from their sums.

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::fault::{Fault, Outcome};
-use crate::format::{APPLICATION, SCHEMA, VERSION};
+use crate::format::{APPLICATION, FROM_1, SCHEMA, VERSION};
 
 /// How long a writer waits for another one.
 const BUSY: Duration = Duration::from_secs(30);
@@ -180,6 +180,10 @@ fn connect(path: &Path) -> Outcome<Handle> {
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     match (application, version) {
         (APPLICATION, VERSION) => Ok(Handle { connection, file: inode(path) }),
+        (APPLICATION, 1) => {
+            migrate(&connection)?;
+            Ok(Handle { connection, file: inode(path) })
+        }
         (APPLICATION, newer) if newer > VERSION => Err(Fault::Port(
             PortError::new(
                 ErrorKind::Unsupported,
@@ -192,6 +196,15 @@ fn connect(path: &Path) -> Outcome<Handle> {
         )),
         _ => Err(Fault::Damaged(format!("its head says {application:#x} {version}"))),
     }
+}
+
+/// Brings format 1 up to date, unless another process has just done so.
+fn migrate(connection: &Connection) -> Outcome<()> {
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    if transaction.query_row("PRAGMA user_version", [], |row| row.get::<_, i32>(0))? == 1 {
+        transaction.execute_batch(FROM_1)?;
+    }
+    Ok(transaction.commit()?)
 }
 
 fn configure(path: &Path, flags: OpenFlags) -> Outcome<Connection> {

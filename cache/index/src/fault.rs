@@ -81,7 +81,9 @@ impl From<rusqlite::Error> for Fault {
                 }
                 Self::Sql(error)
             }
-            rusqlite::Error::FromSqlConversionFailure(..)
+            // Said when a statement is prepared: the schema's text is not what was written.
+            rusqlite::Error::SqlInputError { .. }
+            | rusqlite::Error::FromSqlConversionFailure(..)
             | rusqlite::Error::InvalidColumnType(..)
             | rusqlite::Error::IntegralValueOutOfRange(..)
             | rusqlite::Error::Utf8Error(..) => Self::Damaged(error.to_string()),

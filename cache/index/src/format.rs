@@ -8,7 +8,7 @@ use rbuild_ports::{LayerId, RecordKind, Snapshot};
 use crate::fault::{Fault, Outcome};
 
 /// `PRAGMA user_version`.
-pub(crate) const VERSION: i32 = 1;
+pub(crate) const VERSION: i32 = 2;
 
 /// `PRAGMA application_id`: "rbld".
 pub(crate) const APPLICATION: i32 = 0x7262_6c64;
@@ -31,7 +31,7 @@ CREATE TABLE record_layers(layer INTEGER NOT NULL, record INTEGER NOT NULL, PRIM
 CREATE INDEX record_layers_record ON record_layers(record);
 CREATE TABLE layers(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, entries INTEGER NOT NULL, bytes INTEGER NOT NULL,
   diff_id BLOB, created INTEGER NOT NULL, boot INTEGER NOT NULL, seq INTEGER NOT NULL, stored INTEGER NOT NULL,
-  sum INTEGER NOT NULL);
+  sum INTEGER NOT NULL, stamp INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX layers_seq ON layers(boot, seq);
 CREATE TABLE layer_blobs(layer INTEGER NOT NULL, digest BLOB NOT NULL, maker TEXT NOT NULL, descriptor TEXT NOT NULL,
   sum INTEGER NOT NULL, PRIMARY KEY(layer, digest, maker)) WITHOUT ROWID;
@@ -48,6 +48,10 @@ CREATE TABLE tombstones(id INTEGER PRIMARY KEY, description TEXT NOT NULL, preim
   created INTEGER NOT NULL, removed INTEGER NOT NULL, reason TEXT NOT NULL);
 CREATE INDEX tombstones_description ON tombstones(description, created);
 ";
+
+/// Makes format 2 of format 1: layers of then have no stamp.
+pub(crate) const FROM_1: &str =
+    "ALTER TABLE layers ADD COLUMN stamp INTEGER NOT NULL DEFAULT 0; PRAGMA user_version=2;";
 
 /// A row's checksum: over its values, each with its length.
 pub(crate) struct Sum(Hasher);

@@ -92,7 +92,7 @@ impl Index {
             }
             let Stored { layer: mut counts, diff_id, created, .. } = stored;
             if absent {
-                (counts.entries, counts.bytes) = (0, 0);
+                counts = CommittedLayer::unseen(layer.clone());
             }
             return Ok(Some(LayerRow { layer: counts, diff_id, blobs, remotes, created }));
         }
@@ -134,7 +134,7 @@ impl Index {
         self.db.write(|tx| {
             let id = &stored.layer.layer;
             let Some(now) = fetch(tx, id)?.filter(|now| now == stored) else { return Ok(()) };
-            let empty = CommittedLayer { layer: id.clone(), entries: 0, bytes: 0 };
+            let empty = CommittedLayer::unseen(id.clone());
             self.write_layer(tx, now.row, &empty, now.diff_id)
         })
     }
@@ -169,7 +169,7 @@ impl Index {
         self.sound().remove(id);
         self.db.write(|tx| {
             let retired = self.root.retire_layer(alone, id)?;
-            let empty = CommittedLayer { layer: id.clone(), entries: 0, bytes: 0 };
+            let empty = CommittedLayer::unseen(id.clone());
             self.write_layer(tx, stored.row, &empty, stored.diff_id)?;
             Ok(retired)
         })
@@ -197,7 +197,7 @@ impl Index {
         )?
         .execute(params![layer.as_str(), now, now])?;
         let row = tx.last_insert_rowid();
-        self.write_layer(tx, row, &CommittedLayer { layer: layer.clone(), entries: 0, bytes: 0 }, None)?;
+        self.write_layer(tx, row, &CommittedLayer::unseen(layer.clone()), None)?;
         Ok(row)
     }
 
@@ -212,11 +212,13 @@ impl Index {
         let (boot, seq) = sync::next(tx, self.root.boot().as_str())?;
         let sum = sum(layer, diff_id.as_ref(), boot, seq).finish();
         tx.prepare_cached(
-            "UPDATE layers SET entries = ?, bytes = ?, diff_id = ?, boot = ?, seq = ?, stored = ?, sum = ? WHERE id = ?",
+            "UPDATE layers SET entries = ?, bytes = ?, stamp = ?, diff_id = ?, boot = ?, seq = ?, stored = ?, sum = ?
+             WHERE id = ?",
         )?
         .execute(params![
             int(layer.entries),
             int(layer.bytes),
+            layer.stamp.cast_signed(),
             diff_id.as_ref().map(|digest| digest.as_bytes().as_slice()),
             boot,
             seq,
@@ -252,7 +254,8 @@ pub(crate) fn check_row(db: &Connection, layer: &LayerId) -> Outcome<()> {
 /// The row of a layer.
 pub(crate) fn fetch(db: &Connection, layer: &LayerId) -> Outcome<Option<Stored>> {
     let mut statement = db.prepare_cached(
-        "SELECT l.id, l.entries, l.bytes, l.diff_id, l.created, l.boot, l.seq, l.sum, b.name, b.next, b.synced, b.sum
+        "SELECT l.id, l.entries, l.bytes, l.diff_id, l.created, l.boot, l.seq, l.sum, b.name, b.next, b.synced, b.sum,
+                l.stamp
          FROM layers l LEFT JOIN boots b ON b.id = l.boot WHERE l.name = ?",
     )?;
     let mut rows = statement.query([layer.as_str()])?;
@@ -266,6 +269,7 @@ pub(crate) fn fetch(db: &Connection, layer: &LayerId) -> Outcome<Option<Stored>>
             layer: layer.clone(),
             entries: count(row.get(1)?),
             bytes: count(row.get(2)?),
+            stamp: row.get::<_, i64>(12)?.cast_unsigned(),
         },
         diff_id: optional_digest(row.get(3)?)?,
         created: Timestamp(row.get(4)?),
@@ -280,14 +284,16 @@ pub(crate) fn fetch(db: &Connection, layer: &LayerId) -> Outcome<Option<Stored>>
 }
 
 fn sum(layer: &CommittedLayer, diff_id: Option<&Digest>, boot: i64, seq: i64) -> Sum {
-    let CommittedLayer { layer, entries, bytes } = layer;
-    Sum::new("layers")
+    let CommittedLayer { layer, entries, bytes, stamp } = layer;
+    let sum = Sum::new("layers")
         .text(layer.as_str())
         .int(int(*entries))
         .int(int(*bytes))
         .digest(diff_id)
         .int(boot)
-        .int(seq)
+        .int(seq);
+    // Rows of format 1 have none, and keep the sums they had.
+    if *stamp == 0 { sum } else { sum.int(stamp.cast_signed()) }
 }
 
 fn set_diff_id(tx: &Transaction<'_>, new: &Stored) -> Outcome<()> {

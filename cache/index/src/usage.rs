@@ -78,6 +78,7 @@ impl Index {
                         layer,
                         entries: count(row.get(1)?),
                         bytes: count(row.get(2)?),
+                        stamp: 0,
                     });
                 }
                 Ok(out)

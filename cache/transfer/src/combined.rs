@@ -281,7 +281,7 @@ impl CombinedIndex {
             if !self.local.layer(&id)?.is_some_and(|row| row.remotes.contains(&remote)) {
                 let created = if layer.created == 0 { result.created } else { layer.created };
                 self.local.put_layer(&LayerRow {
-                    layer: CommittedLayer { layer: id.clone(), entries: 0, bytes: 0 },
+                    layer: CommittedLayer::unseen(id.clone()),
                     diff_id: Some(layer.diff_id),
                     blobs: vec![],
                     remotes: vec![remote],

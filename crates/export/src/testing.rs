@@ -381,7 +381,7 @@ impl World {
         remotes: Vec<RemoteBlob>,
         created: i64,
     ) {
-        let layer = CommittedLayer { layer: id.clone(), entries: 1, bytes };
+        let layer = CommittedLayer { layer: id.clone(), entries: 1, bytes, stamp: 0 };
         let created = Timestamp(created * 1_000_000_000);
         self.index.put_layer(&LayerRow { layer, diff_id, blobs, remotes, created }).unwrap();
     }

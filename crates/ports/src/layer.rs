@@ -105,6 +105,27 @@ pub struct CommittedLayer {
     pub entries: u64,
     /// Bytes of its regular files.
     pub bytes: u64,
+    /// A sum over path, size, mode and time of each of its regular files; 0 when it is not known. It tells that a file was
+    /// written to without reading any.
+    pub stamp: u64,
+}
+
+impl CommittedLayer {
+    /// A layer that nobody has seen full.
+    #[must_use]
+    pub fn unseen(layer: LayerId) -> Self {
+        Self { layer, entries: 0, bytes: 0, stamp: 0 }
+    }
+
+    /// Whether `found`, as it is counted now, is still what this says.
+    #[must_use]
+    pub fn is_still(&self, found: &Self) -> bool {
+        let Self { layer, entries, bytes, stamp } = self;
+        *layer == found.layer
+            && *entries == found.entries
+            && *bytes == found.bytes
+            && (*stamp == 0 || *stamp == found.stamp)
+    }
 }
 
 /// What a file operation reads or changes.
@@ -189,7 +210,8 @@ pub trait Snapshots: Send + Sync {
     /// If it cannot be removed.
     fn remove(&self, layer: &LayerId) -> Result<()>;
 
-    /// Whether the layer on the disk still has this many entries and bytes: how damage after a power cut is found.
+    /// Whether the layer on the disk still has this many entries and bytes, and nothing wrote to its files: how damage
+    /// after a power cut is found.
     ///
     /// # Errors
     /// If it cannot be read.

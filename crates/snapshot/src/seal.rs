@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rbuild_digest::Digest;
 use rbuild_ports::{CommittedLayer, ErrorKind, LayerId, PortError, Result};
 use rbuild_tree::{Kind, RelPath};
 use rustix::fs::{self, FileType, RenameFlags};
@@ -21,6 +22,8 @@ pub(crate) struct Count {
     pub(crate) entries: u64,
     /// Bytes of regular files; one with several names counts once.
     pub(crate) bytes: u64,
+    /// Over path, size, mode and time of each regular file, in any order.
+    pub(crate) stamp: u64,
 }
 
 /// Counts what is below `root`.
@@ -34,20 +37,37 @@ fn count_with(
 ) -> Result<Count> {
     let mut count = Count::default();
     let mut linked: HashSet<u64> = HashSet::new();
+    let mut line = vec![];
     walk(root, &mut |step| {
         check(step.path, step.opened)?;
         count.entries += 1;
         if step.kind == FileType::RegularFile {
             let stat = sys::stat_at(step.dir, step.name).map_err(|e| failed("read", step.path, e))?;
-            if let Some(stat) = stat
-                && (stat.st_nlink < 2 || linked.insert(stat.st_ino))
-            {
+            let Some(stat) = stat else { return Ok(()) };
+            count.stamp = count.stamp.wrapping_add(mark(step.path, &stat, &mut line));
+            if stat.st_nlink < 2 || linked.insert(stat.st_ino) {
                 count.bytes += u64::try_from(stat.st_size).unwrap_or(0);
             }
         }
         Ok(())
     })?;
     Ok(count)
+}
+
+/// What a file adds to the stamp: writing to it changes its size or its time. `line` is scratch space.
+fn mark(path: &RelPath, stat: &fs::Stat, line: &mut Vec<u8>) -> u64 {
+    let numbers = [
+        i128::from(stat.st_size),
+        i128::from(stat.st_mtime),
+        i128::from(stat.st_mtime_nsec),
+        i128::from(stat.st_mode),
+    ];
+    line.clear();
+    numbers.iter().for_each(|number| line.extend_from_slice(&number.to_le_bytes()));
+    line.extend_from_slice(path.as_bytes());
+    let mut out = [0; 8];
+    out.iter_mut().zip(Digest::of(&line).as_bytes()).for_each(|(to, from)| *to = *from);
+    u64::from_le_bytes(out)
 }
 
 /// Prepares what the overlay file system wrote: opaque marks that hide nothing are removed, so that the layer does
@@ -111,5 +131,5 @@ pub(crate) fn publish(from: impl AsFd, name: &str, layers: impl AsFd, layer: &La
 
 /// The layer as counted.
 pub(crate) fn committed(layer: LayerId, count: Count) -> CommittedLayer {
-    CommittedLayer { layer, entries: count.entries, bytes: count.bytes }
+    CommittedLayer { layer, entries: count.entries, bytes: count.bytes, stamp: count.stamp }
 }

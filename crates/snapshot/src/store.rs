@@ -304,7 +304,7 @@ impl Snapshots for LayerStore {
 
     fn matches(&self, layer: &CommittedLayer) -> Result<bool> {
         match self.measure(&layer.layer) {
-            Ok(found) => Ok(found == *layer),
+            Ok(found) => Ok(layer.is_still(&found)),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }

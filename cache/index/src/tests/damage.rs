@@ -94,15 +94,31 @@ fn a_deleted_database_is_made_anew() {
 }
 
 #[test]
+fn format_1_is_brought_up_to_date() {
+    let space = Space::new();
+    filled(&space);
+    let before = answers(&space.open());
+    let old = rusqlite::Connection::open(space.database()).unwrap();
+    old.execute_batch("ALTER TABLE layers DROP COLUMN stamp; PRAGMA user_version=1").unwrap();
+    drop(old);
+    let open = space.open();
+    assert_eq!(open.report, OpenReport::default());
+    assert_eq!(answers(&open), before);
+    let now = rusqlite::Connection::open(space.database()).unwrap();
+    let version: i32 = now.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(version, 2);
+}
+
+#[test]
 fn a_newer_format_is_refused_and_left_alone() {
     let space = Space::new();
     filled(&space);
-    rusqlite::Connection::open(space.database()).unwrap().execute_batch("PRAGMA user_version=2").unwrap();
+    rusqlite::Connection::open(space.database()).unwrap().execute_batch("PRAGMA user_version=3").unwrap();
     checkpoint(&space);
     let before = std::fs::read(space.database()).unwrap();
     let error = space.try_open("boot-1").err().unwrap();
     assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
-    assert!(error.message.contains("format 2"), "{error}");
+    assert!(error.message.contains("format 3"), "{error}");
     assert_eq!(std::fs::read(space.database()).unwrap(), before);
 }
 

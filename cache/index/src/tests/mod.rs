@@ -239,7 +239,7 @@ pub(crate) fn descriptions(records: &[Record]) -> Vec<String> {
 
 pub(crate) fn row(name: &str, entries: u64, bytes: u64) -> LayerRow {
     LayerRow {
-        layer: CommittedLayer { layer: name.parse().unwrap(), entries, bytes },
+        layer: CommittedLayer { layer: name.parse().unwrap(), entries, bytes, stamp: 0 },
         diff_id: None,
         blobs: vec![],
         remotes: vec![],
