@@ -138,7 +138,7 @@ pub fn to_json(trace: &Trace) -> Value {
         })
         .collect();
     json!({
-        "build": trace.build, "dockerfile": trace.dockerfile, "context": trace.context,
+        "build": trace.build, "dockerfile": trace.dockerfile, "context": trace.context, "imports": trace.imports,
         "at": trace.at, "ms": explanation.ms, "cached": explanation.hits.len(), "roots": roots, "steps": steps,
     })
 }

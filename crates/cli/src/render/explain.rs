@@ -27,6 +27,9 @@ pub(crate) fn text(trace: &Trace, chosen: &[usize]) -> String {
         all.len(),
         if ran > 0 { format!(", {}", seconds(explained.ms)) } else { String::new() },
     );
+    if !trace.imports.is_empty() {
+        let _ = writeln!(out, "imported caches: {}", trace.imports.join(", "));
+    }
     for root in &explained.roots {
         let wanted = root.steps.iter().chain(&root.dependants).any(|at| chosen.contains(at));
         if wanted {
