@@ -7,9 +7,9 @@ use rbuild_cache_key::CacheMap;
 use rbuild_digest::Digest;
 use rbuild_graph::{Edge, Graph, NodeId, Op, SourceOp};
 use rbuild_ports::{
-    BlobStore, CacheIndex, CancelToken, Clock, ErrorKind, Executor, Flight, Flights, KeyId, KeyQuery,
-    LayerId, NewRecord, PortError, Record, RecordKind, Secrets, Snapshot, Snapshots, Sources, Stream,
-    Timestamp, View,
+    BlobStore, CacheIndex, CancelToken, Clock, Devices, ErrorKind, Executor, Flight, Flights, KeyId,
+    KeyQuery, LayerId, NewRecord, PortError, Record, RecordKind, Secrets, Snapshot, Snapshots, Sources,
+    Stream, Timestamp, View,
 };
 
 use crate::materialise::Materialiser;
@@ -32,6 +32,8 @@ pub struct Ports {
     pub sources: Arc<dyn Sources>,
     /// What the user lends.
     pub secrets: Arc<dyn Secrets>,
+    /// Devices of the machine.
+    pub devices: Arc<dyn Devices>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Who else does the same.

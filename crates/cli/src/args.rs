@@ -95,9 +95,12 @@ pub(crate) struct SourceArgs {
     /// Add a line to /etc/hosts
     #[arg(long, value_name = "HOST:IP")]
     pub(crate) add_host: Vec<String>,
-    /// Allow what a sandbox does not: network.host, security.insecure
-    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
+    /// Allow what a sandbox does not: network.host, security.insecure, device[=NAME[,alias=ALIAS]]
+    #[arg(long, value_name = "ENTITLEMENT")]
     pub(crate) allow: Vec<String>,
+    /// Directory with specs of devices for RUN --device; later ones win [default: /etc/cdi and /var/run/cdi]
+    #[arg(long, value_name = "DIR", value_delimiter = ',', env = "RBUILD_CDI_SPEC_DIR")]
+    pub(crate) cdi_spec_dir: Vec<PathBuf>,
     /// Lend a secret: id=ID[,src=FILE|,env=NAME]
     #[arg(long, value_name = "SECRET")]
     pub(crate) secret: Vec<String>,

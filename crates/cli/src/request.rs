@@ -144,16 +144,16 @@ pub(crate) fn source(args: &SourceArgs, root: &Path) -> Result<Prepared> {
     for host in &args.add_host {
         request.extra_hosts.push(extra_host(host)?);
     }
-    for entitlement in &args.allow {
-        request.allow.push(match entitlement.as_str() {
-            "network.host" => Entitlement::NetworkHost,
-            "security.insecure" => Entitlement::SecurityInsecure,
-            other => {
-                return usage(format!(
-                    "--allow: unknown entitlement {other:?}; choose network.host or security.insecure"
-                ));
-            }
-        });
+    for entitlements in &args.allow {
+        // The fields of a device have commas of their own.
+        let one = entitlements.starts_with("device=");
+        let parts = if one { vec![entitlements.as_str()] } else { entitlements.split(',').collect() };
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
+            request.allow.push(Entitlement::parse(part).map_err(|why| Usage(format!("--allow: {why}")))?);
+        }
+    }
+    if !args.cdi_spec_dir.is_empty() {
+        request.cdi_spec_dirs.clone_from(&args.cdi_spec_dir);
     }
     if request.network == NetMode::Host {
         // Asked for on the command line is allowed on the command line.

@@ -101,6 +101,9 @@ fn details(node: &Node) -> String {
             for mount in &spec.mounts {
                 let _ = write!(out, "\n   mount {}", mount_text(mount));
             }
+            for device in &spec.cdi_devices {
+                let _ = write!(out, "\n   device {} optional={}", device.name, device.optional);
+            }
         }
         Op::File(file) => {
             for action in &file.actions {

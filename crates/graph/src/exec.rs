@@ -40,6 +40,8 @@ pub struct ExecSpec {
     pub security: SecurityMode,
     /// Secrets as variables.
     pub secret_env: Vec<SecretEnv>,
+    /// Devices of the machine, as asked for or as granted.
+    pub cdi_devices: Vec<CdiDevice>,
 }
 
 /// What must not change the key.
@@ -92,6 +94,15 @@ pub struct SecretEnv {
     /// The variable.
     pub name: String,
     /// Absent secrets are no error.
+    pub optional: bool,
+}
+
+/// A device by its name in the Container Device Interface.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct CdiDevice {
+    /// `vendor/class=name`, `vendor/class=*` or `vendor/class`.
+    pub name: String,
+    /// An unknown device is no error.
     pub optional: bool,
 }
 

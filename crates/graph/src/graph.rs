@@ -192,6 +192,27 @@ impl Graph {
         }
     }
 
+    /// The same graph with changed operations: the new edges of the old nodes. Nodes that became equal are one.
+    ///
+    /// # Errors
+    /// If a changed operation refers to an input that its node does not have.
+    pub fn map(&self, mut change: impl FnMut(&mut Op)) -> Result<(Self, Vec<NodeId>), GraphError> {
+        let mut out = Self::new();
+        let mut places: Vec<NodeId> = Vec::with_capacity(self.len());
+        for (_, node) in self.nodes() {
+            let mut node = node.clone();
+            change(&mut node.op);
+            for edge in &mut node.inputs {
+                // Inputs stand before their users.
+                if let Some(place) = places.get(edge.node.index()) {
+                    edge.node = *place;
+                }
+            }
+            places.push(out.add(node)?);
+        }
+        Ok((out, places))
+    }
+
     /// The node.
     ///
     /// # Panics

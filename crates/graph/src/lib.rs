@@ -10,8 +10,8 @@ mod source;
 
 pub use dump::{dot, dump};
 pub use exec::{
-    CacheSharing, ContentCache, ExecHints, ExecOp, ExecSpec, HostIp, Mount, MountKind, NetMode, ProxyEnv,
-    SecretEnv, SecurityMode, Ulimit,
+    CacheSharing, CdiDevice, ContentCache, ExecHints, ExecOp, ExecSpec, HostIp, Mount, MountKind, NetMode,
+    ProxyEnv, SecretEnv, SecurityMode, Ulimit,
 };
 pub use file::{
     Chown, CopyAction, FileAction, FileKind, FileOp, MkdirAction, MkfileAction, RmAction, SymlinkAction,

@@ -58,6 +58,8 @@ pub struct ExecRequest {
     pub root_readonly: bool,
     /// In order, parents before children.
     pub mounts: Vec<ExecMount>,
+    /// What devices of the machine add.
+    pub devices: DeviceEdits,
 }
 
 /// One mount besides the root.
@@ -107,6 +109,70 @@ pub enum MountSource {
         /// Permission bits.
         mode: u32,
     },
+}
+
+/// What devices of the machine add to a step.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DeviceEdits {
+    /// `NAME=value`, in place of what the step has.
+    pub env: Vec<String>,
+    /// Each path once.
+    pub nodes: Vec<DeviceNode>,
+    /// Each path once; like other mounts they come after what the sandbox brings.
+    pub mounts: Vec<HostMount>,
+    /// More groups of the step's user.
+    pub groups: Vec<u32>,
+}
+
+/// A device node. What is `None` is as on the machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceNode {
+    /// Absolute path in the step.
+    pub path: String,
+    /// Absolute path on the machine.
+    pub host_path: PathBuf,
+    /// Its type.
+    pub kind: Option<DeviceKind>,
+    /// Major and minor number.
+    pub number: Option<(u32, u32)>,
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner; otherwise the step's user.
+    pub uid: Option<u32>,
+    /// Group; otherwise that of the step's user.
+    pub gid: Option<u32>,
+    /// Of `rwm`; empty is all.
+    pub permissions: String,
+}
+
+/// Types of device nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeviceKind {
+    /// Block device.
+    Block,
+    /// Character device.
+    Character,
+    /// Named pipe.
+    Pipe,
+}
+
+/// A path of the machine in a step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostMount {
+    /// Absolute path on the machine.
+    pub source: PathBuf,
+    /// Absolute path in the step.
+    pub dest: String,
+    /// With what is mounted below.
+    pub recursive: bool,
+    /// No writing.
+    pub readonly: bool,
+    /// Programs do not get the ids of their owners.
+    pub nosuid: bool,
+    /// Devices cannot be opened.
+    pub nodev: bool,
+    /// Programs cannot be run.
+    pub noexec: bool,
 }
 
 /// Directories of an overlay mount.

@@ -23,8 +23,8 @@ pub use cache::{
 pub use cancel::{CancelGuard, CancelToken};
 pub use error::{ErrorKind, PortError, Result};
 pub use executor::{
-    ExecMount, ExecOutcome, ExecRequest, Executor, MountSource, OverlayDirs, Progress, SecretBytes,
-    SilentProgress, Stream,
+    DeviceEdits, DeviceKind, DeviceNode, ExecMount, ExecOutcome, ExecRequest, Executor, HostMount,
+    MountSource, OverlayDirs, Progress, SecretBytes, SilentProgress, Stream,
 };
 pub use flight::{Alone, Flight, Flights};
 pub use layer::{
@@ -32,7 +32,7 @@ pub use layer::{
     Snapshots,
 };
 pub use sources::{
-    Clock, ImageRequest, ImageSelector, ResolveMode, ResolvedGit, ResolvedImage, ResolvedLayer, Secrets,
-    Sources, Timestamp,
+    Clock, Devices, ImageRequest, ImageSelector, ResolveMode, ResolvedGit, ResolvedImage, ResolvedLayer,
+    Secrets, Sources, Timestamp,
 };
 pub use view::{View, node_kind};

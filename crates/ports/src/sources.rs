@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_digest::Digest;
-use rbuild_graph::{GitSource, HttpSource, LocalSource};
+use rbuild_graph::{CdiDevice, GitSource, HttpSource, LocalSource};
 use rbuild_oci::{Descriptor, ImageConfig, Platform, Reference};
 
-use crate::{CancelToken, Progress, RemoteBlob, Result, SecretBytes, View};
+use crate::{CancelToken, DeviceEdits, Progress, RemoteBlob, Result, SecretBytes, View};
 
 /// Nanoseconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -164,6 +164,15 @@ pub trait Secrets: Send + Sync {
     /// # Errors
     /// If it cannot be used.
     fn ssh_agent(&self, id: &str) -> Result<Option<PathBuf>>;
+}
+
+/// Devices of the machine.
+pub trait Devices: Send + Sync {
+    /// What they add to a step. An optional device that is not there adds nothing.
+    ///
+    /// # Errors
+    /// If a device that is not optional is not there, or steps cannot have one.
+    fn edits(&self, devices: &[CdiDevice]) -> Result<DeviceEdits>;
 }
 
 /// For descriptors of layers whose diff id is known.

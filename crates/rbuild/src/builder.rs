@@ -17,6 +17,7 @@ use rbuild_ports::{CancelToken, ErrorKind, Snapshot};
 use crate::ahead::{Ahead, Queue};
 use crate::caches::{Caches, Solve};
 use crate::check::Sealing;
+use crate::devices::{self, SpecDirs};
 use crate::export_context::layers_only;
 use crate::frontend::{Frontend, multi_platform};
 use crate::history::{self, Historian};
@@ -169,8 +170,9 @@ impl Builder {
             *unplanned.error
         })?;
         show(std::mem::take(&mut plans.findings));
-        for plan in &plans.plans {
+        for plan in &mut plans.plans {
             check_entitlements(plan, &request.allow)?;
+            devices::grant(plan, &request.allow, &SpecDirs(request.cdi_spec_dirs.clone()))?;
         }
         let ignore = frontend.options.first().and_then(|options| match &options.context {
             MainContext::Local(ignore) => Some(ignore),

@@ -9,6 +9,7 @@ mod check;
 mod codes;
 mod collect;
 mod context_stream;
+mod devices;
 mod error;
 mod event;
 mod export_context;

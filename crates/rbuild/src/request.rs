@@ -9,6 +9,9 @@ use rbuild_lower::NoCache;
 use rbuild_oci::{Platform, Reference};
 use rbuild_ports::SecretBytes;
 
+/// Where specs of devices are by convention.
+pub(crate) const CDI_SPEC_DIRS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
+
 /// One build.
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
@@ -46,6 +49,8 @@ pub struct BuildRequest {
     pub ssh: Vec<SshAgent>,
     /// `--allow`.
     pub allow: Vec<Entitlement>,
+    /// `--cdi-spec-dir`: where specs of devices are; later directories win.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// `--jobs`: steps at a time; `None` is no limit.
     pub jobs: Option<usize>,
     /// `-t`.
@@ -84,6 +89,7 @@ impl BuildRequest {
             secrets: vec![],
             ssh: vec![],
             allow: vec![],
+            cdi_spec_dirs: CDI_SPEC_DIRS.map(PathBuf::from).into(),
             jobs: None,
             tags: vec![],
             outputs: vec![],
@@ -221,10 +227,50 @@ pub struct SshAgent {
 }
 
 /// `--allow`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entitlement {
     /// `network.host`.
     NetworkHost,
     /// `security.insecure`.
     SecurityInsecure,
+    /// `device`: every device of the machine.
+    Devices,
+    /// `device=NAME[,alias=ALIAS]`: this device, or those that the name means.
+    Device {
+        /// Its name, as `RUN --device` takes it.
+        name: String,
+        /// What the Dockerfile calls it.
+        alias: Option<String>,
+    },
+}
+
+impl Entitlement {
+    /// As `--allow` takes it.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (kind, rest) = text.split_once('=').unwrap_or((text, ""));
+        match (kind, rest) {
+            ("network.host", "") => Ok(Self::NetworkHost),
+            ("security.insecure", "") => Ok(Self::SecurityInsecure),
+            ("device", "") => Ok(Self::Devices),
+            ("device", fields) => {
+                let mut fields = fields.split(',');
+                let name = fields.next().unwrap_or_default().to_owned();
+                let mut alias = None;
+                for field in fields {
+                    match field.split_once('=') {
+                        Some(("alias", value)) => alias = Some(value.to_owned()).filter(|it| !it.is_empty()),
+                        Some((key, _)) => return Err(format!("unknown device config key {key:?}")),
+                        None => return Err(format!("invalid device config {field:?}")),
+                    }
+                }
+                Ok(Self::Device { name, alias })
+            }
+            _ => Err(format!(
+                "unknown entitlement {text:?}; choose network.host, security.insecure or device[=NAME]"
+            )),
+        }
+    }
 }

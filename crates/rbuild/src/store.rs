@@ -19,6 +19,7 @@ use rbuild_store::{BootId, FileFlights, History, Root, Store as Blobs, Sums};
 
 use crate::check::{Inspector, Sealing};
 use crate::collect::Collecting;
+use crate::devices::SpecDirs;
 use crate::history::Historian;
 use crate::secrets::Lent;
 use crate::vertices::Vertices;
@@ -228,6 +229,7 @@ impl Store {
             executor: self.sandbox.clone(),
             sources: Arc::new(HostSources::new(sources)),
             secrets,
+            devices: Arc::new(SpecDirs(request.cdi_spec_dirs.clone())),
             clock: self.clock.clone(),
             flights: Arc::new(FileFlights::of(&self.root)),
         }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use rbuild_graph::{NetMode, ProxyEnv, SecurityMode};
 use rbuild_ports::{
-    CancelToken, ExecOutcome, ExecRequest, Executor, OverlayDirs, PortError, Progress, Stream,
+    CancelToken, DeviceEdits, ExecOutcome, ExecRequest, Executor, OverlayDirs, PortError, Progress, Stream,
 };
 use rbuild_sandbox::{Sandbox, SandboxOptions};
 
@@ -148,6 +148,7 @@ fn request(options: &Options, base: &Path, own: &Path) -> Result<ExecRequest, Bo
         },
         root_readonly: false,
         mounts: Vec::new(),
+        devices: DeviceEdits::default(),
     })
 }
 

@@ -6,6 +6,7 @@ mod caps;
 mod cgroup;
 mod child;
 mod descriptors;
+mod devices;
 mod etc_files;
 mod failure;
 mod fence;

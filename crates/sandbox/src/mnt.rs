@@ -82,8 +82,14 @@ pub(crate) fn set_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) -
 
 /// A detached mount of the directory or file that `at` is open at, which is attached in this mount namespace.
 pub(crate) fn bind(at: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let flags =
+    bind_with(at, false)
+}
+
+/// The same, with what is mounted below if `recursive`.
+pub(crate) fn bind_with(at: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     Ok(rustix::mount::open_tree(at, c"", flags)?)
 }
 

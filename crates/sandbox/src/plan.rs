@@ -4,7 +4,9 @@
 use std::ffi::CString;
 
 use rbuild_graph::ProxyEnv;
-use rbuild_ports::{ErrorKind, ExecMount, ExecRequest, PortError, Result, SecretBytes};
+use rbuild_ports::{
+    DeviceNode, ErrorKind, ExecMount, ExecRequest, HostMount, PortError, Result, SecretBytes,
+};
 
 use crate::descriptors::started_with;
 use crate::etc_files::HOSTNAME;
@@ -29,6 +31,8 @@ pub(crate) enum Mount<'a> {
     Dev,
     Hosts,
     ResolvConf,
+    Node(&'a DeviceNode),
+    Host(&'a HostMount),
     User(&'a ExecMount),
 }
 
@@ -41,6 +45,8 @@ impl Mount<'_> {
             Mount::Dev => "/dev",
             Mount::Hosts => "/etc/hosts",
             Mount::ResolvConf => "/etc/resolv.conf",
+            Mount::Node(node) => &node.path,
+            Mount::Host(mount) => &mount.dest,
             Mount::User(mount) => &mount.dest,
         }
     }
@@ -50,15 +56,28 @@ impl Mount<'_> {
 pub(crate) fn mounts(request: &ExecRequest) -> Result<Vec<Mount<'_>>> {
     let mut out = vec![Mount::Proc, Mount::Sys, Mount::Dev, Mount::Hosts, Mount::ResolvConf];
     for mount in &request.mounts {
-        let dest = &mount.dest;
-        if !dest.starts_with('/') || dest.split('/').all(|part| matches!(part, "" | "." | "..")) {
-            return Err(invalid(format!("cannot mount on {dest:?}: it must be an absolute path below /")));
-        }
-        no_nul(dest)?;
+        check_dest(&mount.dest)?;
         no_nul(&mount.selector)?;
         out.push(Mount::User(mount));
     }
+    for node in &request.devices.nodes {
+        check_dest(&node.path)?;
+        out.push(Mount::Node(node));
+    }
+    let mut mounts: Vec<&HostMount> = request.devices.mounts.iter().collect();
+    mounts.sort_by(|a, b| a.dest.cmp(&b.dest));
+    for mount in mounts {
+        check_dest(&mount.dest)?;
+        out.push(Mount::Host(mount));
+    }
     Ok(out)
+}
+
+fn check_dest(dest: &str) -> Result<()> {
+    if !dest.starts_with('/') || dest.split('/').all(|part| matches!(part, "" | "." | "..")) {
+        return Err(invalid(format!("cannot mount on {dest:?}: it must be an absolute path below /")));
+    }
+    no_nul(dest)
 }
 
 /// The command with its environment. `home` is the user's.
@@ -88,7 +107,7 @@ fn environment(request: &ExecRequest, home: &str) -> Result<Vec<(String, SecretB
         Some((_, old)) => *old = SecretBytes(value.to_vec()),
         None => out.push((name.to_owned(), SecretBytes(value.to_vec()))),
     };
-    for variable in &request.env {
+    for variable in request.env.iter().chain(&request.devices.env) {
         // Some images have entries that are no assignments. They mean nothing; never the host's value.
         if let Some((name, value)) = variable.split_once('=')
             && !name.is_empty()

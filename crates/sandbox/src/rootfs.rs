@@ -7,10 +7,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
-use rbuild_ports::{ErrorKind, ExecMount, ExecRequest, MountSource, PortError, Result};
+use rbuild_ports::{
+    DeviceNode, ErrorKind, ExecMount, ExecRequest, HostMount, MountSource, PortError, Result,
+};
 use rustix::fs::{CWD, Dev, FileType, Mode, OFlags};
 
 use crate::child::Op;
+use crate::devices;
 use crate::mnt;
 use crate::overlay::{self, Tree, Work};
 use crate::plan::{self, Mount};
@@ -131,7 +134,13 @@ impl Base {
     }
 
     /// Puts everything on it. `hosts` and `resolv_conf` are the texts of the files of that name.
-    pub(crate) fn furnish(self, request: &ExecRequest, hosts: &str, resolv_conf: &str) -> Result<Rootfs> {
+    pub(crate) fn furnish(
+        self,
+        request: &ExecRequest,
+        user: &User,
+        hosts: &str,
+        resolv_conf: &str,
+    ) -> Result<Rootfs> {
         let mounts = plan::mounts(request)?;
         let scratch = Scratch::new().map_err(|error| setup("memory for the step's files", &error))?;
         let root = Rc::new(self.tree.mount);
@@ -140,6 +149,7 @@ impl Base {
         let mut builder = Builder {
             walker: Walker::new(root.clone(), upper.as_ref().map(AsFd::as_fd)),
             style: self.style,
+            user: (user.uid, user.gid),
             scratch: &scratch,
             ops: Vec::new(),
             dests: Vec::new(),
@@ -229,6 +239,8 @@ impl Scratch {
 struct Builder<'a> {
     walker: Walker<'a>,
     style: Style,
+    /// Whom devices belong to when nothing else is said.
+    user: (u32, u32),
     scratch: &'a Scratch,
     ops: Vec<Op>,
     dests: Vec<String>,
@@ -246,6 +258,8 @@ impl Builder<'_> {
                 Mount::Dev => self.dev(dest)?,
                 Mount::Hosts => self.text(dest, "hosts", hosts)?,
                 Mount::ResolvConf => self.text(dest, "resolv.conf", resolv_conf)?,
+                Mount::Node(node) => self.node(node)?,
+                Mount::Host(mount) => self.host(mount)?,
                 Mount::User(mount) => self.user(mount)?,
             }
         }
@@ -310,7 +324,7 @@ impl Builder<'_> {
         let shm = mnt::tmpfs(SHM_SIZE, 0o1777, attr::NOSUID | attr::NODEV | attr::NOEXEC).map_err(failed)?;
 
         let dev = self.attach(dest, Want::RealDir, dev)?;
-        for (name, major, minor) in devices(self.style) {
+        for (name, major, minor) in usual_devices(self.style) {
             let path = format!("{dest}/{name}");
             if self.style.user_namespace {
                 self.lend_device(&path, &name, major, minor)?;
@@ -333,6 +347,19 @@ impl Builder<'_> {
         let device = host_device(name, major, minor, OFlags::PATH).and_then(|place| mnt::bind(place.as_fd()));
         let device = device.map_err(|error| setup(dest, &error))?;
         self.attach(dest, Want::StubFile, device).map(drop)
+    }
+
+    /// A device of the machine. In a user namespace it is the machine's own node, with its owner and mode.
+    fn node(&mut self, node: &DeviceNode) -> Result<()> {
+        let place =
+            if self.style.user_namespace { devices::lend(node)? } else { devices::make(node, self.user)? };
+        self.attach(&node.path, Want::StubFile, place).map(drop)
+    }
+
+    /// A path of the machine that a device brings along.
+    fn host(&mut self, mount: &HostMount) -> Result<()> {
+        let (source, want) = devices::mount(mount)?;
+        self.attach(&mount.dest, want, source).map(drop)
     }
 
     fn user(&mut self, mount: &ExecMount) -> Result<()> {
@@ -432,7 +459,7 @@ fn select(tree: BorrowedFd<'_>, selector: &str) -> Result<OwnedFd> {
 }
 
 /// What the mount point of something must be.
-fn want(at: BorrowedFd<'_>) -> io::Result<Want> {
+pub(crate) fn want(at: BorrowedFd<'_>) -> io::Result<Want> {
     let dir = FileType::from_raw_mode(mnt::stat(at)?.st_mode) == FileType::Directory;
     Ok(if dir { Want::StubDir } else { Want::StubFile })
 }
@@ -456,7 +483,7 @@ fn furnish_dev(dev: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Character devices in `/dev`: name, major, minor.
-fn devices(style: Style) -> Vec<(String, u32, u32)> {
+fn usual_devices(style: Style) -> Vec<(String, u32, u32)> {
     let usual =
         [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
     let mut out: Vec<_> = usual.map(|(name, major, minor)| (name.to_owned(), major, minor)).to_vec();

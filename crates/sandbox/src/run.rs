@@ -52,12 +52,19 @@ pub(crate) fn run(
     let fence = sandbox.fence()?;
     let group = group(sandbox, request, progress)?;
     let base = Base::mount(request, style)?;
-    let user = base.user(&request.user)?;
+    let mut user = base.user(&request.user)?;
+    user.groups.extend(&request.devices.groups);
     let command = plan::command(request, &user.home)?;
+    for node in request.devices.nodes.iter().filter(|node| !allows_all(&node.permissions)) {
+        let (path, permissions) = (&node.path, &node.permissions);
+        progress.warn(&format!(
+            "{path}: the step may do more with this device than its permissions {permissions:?} say"
+        ));
+    }
     let network = network(sandbox, &fence, request, progress, cancel)?;
     let hosts = etc_files::hosts(hostname, &request.extra_hosts);
     let resolv_conf = resolv_conf(sandbox, network.as_ref(), request.network, progress);
-    let rootfs = base.furnish(request, &hosts, &resolv_conf)?;
+    let rootfs = base.furnish(request, &user, &hosts, &resolv_conf)?;
 
     let killed_before = facts.oom.as_ref().and_then(|count| count.get());
     let step = Step { sandbox, request, user: &user, command: &command, limits: &limits, hostname, style };
@@ -78,6 +85,11 @@ pub(crate) fn run(
         Ended::Exited(code) => ExecOutcome::Exited(code),
         Ended::Signaled(signal) => ExecOutcome::Signaled(signal),
     })
+}
+
+/// Whether a device may be read and written. (Steps cannot make nodes anyway.)
+fn allows_all(permissions: &str) -> bool {
+    permissions.is_empty() || (permissions.contains('r') && permissions.contains('w'))
 }
 
 fn group(sandbox: &Sandbox, request: &ExecRequest, progress: &dyn Progress) -> Result<Option<Group>> {

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_graph::{ExecOp, Mount, MountKind, Node, NodeId};
 use rbuild_ports::{
-    ActiveLayer, CacheMount, ErrorKind, ExecMount, ExecOutcome, ExecRequest, MountSource, OverlayDirs,
-    PortError, SecretBytes, Snapshot, View,
+    ActiveLayer, CacheMount, DeviceEdits, ErrorKind, ExecMount, ExecOutcome, ExecRequest, MountSource,
+    OverlayDirs, PortError, SecretBytes, Snapshot, View,
 };
 
 use crate::progress::StepProgress;
@@ -73,6 +73,11 @@ pub(crate) fn run(
         root,
         root_readonly,
         mounts,
+        devices: if spec.cdi_devices.is_empty() {
+            DeviceEdits::default()
+        } else {
+            shared.ports.devices.edits(&spec.cdi_devices)?
+        },
     };
     let outcome = shared.ports.executor.run(&request, progress, &shared.cancel)?;
     check(id, op, outcome, shared)?;

@@ -137,31 +137,31 @@ pub struct Heredoc {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunInstr {
     /// `--mount=` in the order written.
-    pub mounts: Vec<MountFlag>,
+    pub mounts: Vec<CsvFlag>,
     /// `--network=`.
     pub network: Option<Spanned<String>>,
     /// `--security=`.
     pub security: Option<Spanned<String>>,
-    /// `--device=`.
-    pub devices: Vec<Spanned<String>>,
+    /// `--device=` in the order written.
+    pub devices: Vec<CsvFlag>,
     /// The command. With heredocs the shell text holds their openers, not their bodies.
     pub command: Command,
     /// Bodies in the order of their openers.
     pub heredocs: Vec<Heredoc>,
 }
 
-/// `--mount=`: comma-separated fields, not yet expanded and not yet checked.
+/// `--mount=` or `--device=`: comma-separated fields, not yet expanded and not yet checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MountFlag {
+pub struct CsvFlag {
     /// The flag's place.
     pub span: Span,
     /// `key` or `key=value`; keys as written.
-    pub fields: Vec<MountField>,
+    pub fields: Vec<CsvField>,
 }
 
 /// One field of `--mount=`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MountField {
+pub struct CsvField {
     /// As written.
     pub key: Spanned<String>,
     /// After `=`; `None` for a bare key.

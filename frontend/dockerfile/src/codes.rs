@@ -37,7 +37,7 @@ codes! {
     ONBUILD_CHAIN = "RB1025", "ONBUILD of ONBUILD";
     ONBUILD_TRIGGER = "RB1026", "an instruction that cannot be an ONBUILD trigger";
     EMPTY_VOLUME = "RB1027", "VOLUME with an empty path";
-    MALFORMED_MOUNT = "RB1028", "the fields of --mount are not comma-separated values";
+    MALFORMED_MOUNT = "RB1028", "the fields of --mount or --device are not comma-separated values";
     INVALID_HEREDOC = "RB1029", "a heredoc's delimiter cannot be read";
     NOT_ONE_INSTRUCTION = "RB1030", "a text that should hold one instruction holds none or several";
 }

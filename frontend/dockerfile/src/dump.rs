@@ -6,8 +6,8 @@ use std::fmt::Write;
 use rbuild_diag::{Span, Spanned};
 
 use crate::{
-    ArgDecl, Command, CopyInstr, CopySource, Dockerfile, FromInstr, HealthcheckInstr, Heredoc, Instruction,
-    InstructionKind, KeyValues, MountField, OnbuildInstr, RunInstr, Word,
+    ArgDecl, Command, CopyInstr, CopySource, CsvField, CsvFlag, Dockerfile, FromInstr, HealthcheckInstr,
+    Heredoc, Instruction, InstructionKind, KeyValues, OnbuildInstr, RunInstr, Word,
 };
 
 /// A whole file.
@@ -108,21 +108,25 @@ impl Out {
 
     fn run(&mut self, run: &RunInstr) {
         for mount in &run.mounts {
-            self.line(format_args!("--mount {}", place(mount.span)));
-            self.depth += 1;
-            for MountField { key, value } in &mount.fields {
-                self.word("key", key);
-                self.optional("value", value.as_ref());
-            }
-            self.depth -= 1;
+            self.fields("--mount", mount);
         }
         self.optional("--network", run.network.as_ref());
         self.optional("--security", run.security.as_ref());
         for device in &run.devices {
-            self.word("--device", device);
+            self.fields("--device", device);
         }
         self.command(&run.command);
         self.heredocs(&run.heredocs);
+    }
+
+    fn fields(&mut self, name: &str, flag: &CsvFlag) {
+        self.line(format_args!("{name} {}", place(flag.span)));
+        self.depth += 1;
+        for CsvField { key, value } in &flag.fields {
+            self.word("key", key);
+            self.optional("value", value.as_ref());
+        }
+        self.depth -= 1;
     }
 
     fn copy(&mut self, copy: &CopyInstr) {

@@ -22,8 +22,9 @@ mod tests;
 use rbuild_diag::{Diagnostic, SourceFile};
 
 pub use ast::{
-    ArgDecl, Command, CopyInstr, CopySource, Directives, Dockerfile, FromInstr, HealthcheckInstr, Heredoc,
-    Instruction, InstructionKind, KeyValue, KeyValues, MountField, MountFlag, OnbuildInstr, RunInstr, Word,
+    ArgDecl, Command, CopyInstr, CopySource, CsvField, CsvFlag, Directives, Dockerfile, FromInstr,
+    HealthcheckInstr, Heredoc, Instruction, InstructionKind, KeyValue, KeyValues, OnbuildInstr, RunInstr,
+    Word,
 };
 pub use codes::CODES;
 pub use directive::{Syntax, detect_syntax};

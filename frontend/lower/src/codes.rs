@@ -26,7 +26,7 @@ codes! {
     MOUNT_TARGET = "RB1114", "the target of a mount is the root directory";
     NETWORK = "RB1115", "there is no such network mode";
     SECURITY = "RB1116", "there is no such security mode";
-    DEVICE = "RB1117", "devices are not supported";
+    DEVICE = "RB1117", "a field of --device is unknown or has an invalid value";
     MODE = "RB1118", "--chmod is no mode";
     OWNER = "RB1119", "an owner is given by name where there are no names";
     REMOTE_COPY = "RB1120", "COPY of a web address or git repository";

@@ -1,10 +1,10 @@
 //! Commands. The key holds what the command sees, apart from what it may read without being built from it: secret
-//! values, addresses of hosts, proxies, contents of cache mounts.
+//! values, addresses of hosts, proxies, contents of cache mounts, what a device is.
 
 use rbuild_digest::Digest;
 use rbuild_graph::{
-    CacheSharing, ContentCache, ExecOp, ExecSpec, HostIp, Mount, MountKind, NetMode, SecretEnv, SecurityMode,
-    Ulimit,
+    CacheSharing, CdiDevice, ContentCache, ExecOp, ExecSpec, HostIp, Mount, MountKind, NetMode, SecretEnv,
+    SecurityMode, Ulimit,
 };
 use rbuild_oci::Platform;
 use rbuild_tree::{SelectOptions, go_path};
@@ -41,6 +41,7 @@ fn exec(doc: &mut Doc, spec: &ExecSpec) {
         network,
         security,
         secret_env,
+        cdi_devices,
     } = spec;
     doc.object("meta", "", |doc| {
         doc.strings("args", args);
@@ -83,6 +84,13 @@ fn exec(doc: &mut Doc, spec: &ExecSpec) {
         let SecretEnv { id, name, optional } = secret;
         doc.element(&format!("secretenv[{i}]."), |doc| {
             doc.text("ID", id);
+            doc.text("name", name);
+            doc.flag("optional", *optional);
+        });
+    });
+    doc.array("cdiDevices", cdi_devices, |doc, i, device| {
+        let CdiDevice { name, optional } = device;
+        doc.element(&format!("cdiDevices[{i}]."), |doc| {
             doc.text("name", name);
             doc.flag("optional", *optional);
         });

@@ -186,6 +186,7 @@ pub(super) fn exec() -> ExecSpec {
         network: NetMode::Sandbox,
         security: SecurityMode::Sandbox,
         secret_env: Vec::new(),
+        cdi_devices: Vec::new(),
     }
 }
 

@@ -2,9 +2,9 @@
 
 use rbuild_digest::Digest;
 use rbuild_graph::{
-    CacheSharing, ContentCache, CopyAction, DiffOp, ExecHints, ExecOp, ExecSpec, FileAction, FileKind,
-    FileOp, GitSource, HostIp, HttpSource, LocalSource, MergeOp, MountKind, NetMode, NodeId, Op, ProxyEnv,
-    RmAction, SecretEnv, SecurityMode, SourceOp, SymlinkAction, Ulimit,
+    CacheSharing, CdiDevice, ContentCache, CopyAction, DiffOp, ExecHints, ExecOp, ExecSpec, FileAction,
+    FileKind, FileOp, GitSource, HostIp, HttpSource, LocalSource, MergeOp, MountKind, NetMode, NodeId, Op,
+    ProxyEnv, RmAction, SecretEnv, SecurityMode, SourceOp, SymlinkAction, Ulimit,
 };
 
 use super::build::{cache, copy, digest, exec, image, mkdir, mkfile, mount, node, shell};
@@ -93,6 +93,14 @@ fn commands() {
     let namespaced = op_digest(with_cache("/c", "ns//c", CacheSharing::Shared), &[N0]);
     assert!(namespaced != vector(locked) && namespaced != vector("RUN --mount=type=cache,target=/c true"));
     check("RUN with everything", run(everything));
+    let device = |name: &str, optional| CdiDevice { name: name.to_owned(), optional };
+    check(
+        "RUN --device=vendor.com/gpu=all,required --device=vendor.com/net true",
+        run(|spec| {
+            spec.args = shell("true");
+            spec.cdi_devices = vec![device("vendor.com/gpu=all", false), device("vendor.com/net", true)];
+        }),
+    );
 }
 
 fn everything(spec: &mut ExecSpec) {

@@ -1,7 +1,7 @@
 //! Requests in, text out.
 
 use rbuild_graph::{NetMode, SecurityMode, Ulimit};
-use rbuild_ports::{MountSource, OverlayDirs};
+use rbuild_ports::{DeviceEdits, MountSource, OverlayDirs};
 
 use super::*;
 
@@ -23,6 +23,7 @@ fn request(args: &[&str], env: &[&str]) -> ExecRequest {
         root: OverlayDirs::default(),
         root_readonly: false,
         mounts: Vec::new(),
+        devices: DeviceEdits::default(),
     }
 }
 

@@ -9,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rbuild_graph::{NetMode, ProxyEnv, SecurityMode};
 use rbuild_ports::{
-    CancelToken, ExecMount, ExecOutcome, ExecRequest, Executor, MountSource, OverlayDirs, PortError,
-    Progress, Stream,
+    CancelToken, DeviceEdits, ExecMount, ExecOutcome, ExecRequest, Executor, MountSource, OverlayDirs,
+    PortError, Progress, Stream,
 };
 use rbuild_sandbox::{Sandbox, SandboxOptions};
 use tempfile::TempDir;
@@ -110,6 +110,7 @@ impl Space {
             root,
             root_readonly: false,
             mounts: Vec::new(),
+            devices: DeviceEdits::default(),
         }
     }
 

@@ -4,11 +4,11 @@
 mod arg;
 mod command;
 mod copy;
+mod csv;
 mod from;
 mod healthcheck;
 mod key_value;
 mod list;
-mod mount;
 mod onbuild;
 mod run;
 mod value;

@@ -1,8 +1,6 @@
 //! `RUN [flags] command`.
 
-use rbuild_diag::Spanned;
-
-use super::{Head, command, mount};
+use super::{Head, command, csv};
 use crate::context::Context;
 use crate::flags::{Flags, Kind, Table};
 use crate::{Heredoc, InstructionKind, RunInstr};
@@ -12,16 +10,20 @@ const FLAGS: Table =
 
 pub(super) fn parse(cx: &mut Context<'_>, head: &Head<'_>, heredocs: Vec<Heredoc>) -> InstructionKind {
     let flags = Flags::check(cx, "RUN", &head.flags, FLAGS);
-    let mounts = flags.list("mount").filter_map(|(value, span)| mount::parse(cx, value, span)).collect();
+    let mounts = flags
+        .list("mount")
+        .filter_map(|flag| csv::parse(cx, flag, "mounts", "type=cache,target=/x"))
+        .collect();
+    let devices = flags
+        .list("device")
+        .filter_map(|flag| csv::parse(cx, flag, "devices", "vendor.com/gpu=all,required"))
+        .collect();
     let Some(command) = command::read(cx, head.rest) else { return InstructionKind::Invalid };
     InstructionKind::Run(RunInstr {
         mounts,
         network: flags.raw_text("network"),
         security: flags.raw_text("security"),
-        devices: flags
-            .list("device")
-            .map(|(value, span)| Spanned::new(value.text().to_owned(), span))
-            .collect(),
+        devices,
         command,
         heredocs,
     })

@@ -2,6 +2,7 @@
 
 mod args;
 mod copy;
+mod device;
 mod entry;
 mod expose;
 mod fileop;

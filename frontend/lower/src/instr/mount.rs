@@ -1,7 +1,7 @@
 //! The fields of `RUN --mount=…`: which there are, what they may hold, and for which type.
 
 use rbuild_diag::{Span, Spanned, nearest};
-use rbuild_dockerfile::{MountField, MountFlag};
+use rbuild_dockerfile::{CsvField, CsvFlag};
 use rbuild_graph::CacheSharing;
 
 use crate::codes;
@@ -96,7 +96,7 @@ pub(crate) fn parse(
     ctx: &mut Ctx<'_>,
     run: &Run<'_>,
     at: At<'_>,
-    flag: &MountFlag,
+    flag: &CsvFlag,
 ) -> Result<MountSpec, Fault> {
     let kind = parse_kind(ctx, run, at, flag)?;
     let mut out = MountSpec {
@@ -131,7 +131,7 @@ pub(crate) fn parse(
     Ok(out)
 }
 
-fn parse_kind(ctx: &mut Ctx<'_>, run: &Run<'_>, at: At<'_>, flag: &MountFlag) -> Result<Kind, Fault> {
+fn parse_kind(ctx: &mut Ctx<'_>, run: &Run<'_>, at: At<'_>, flag: &CsvFlag) -> Result<Kind, Fault> {
     let mut kind = Kind::Bind;
     for field in flag.fields.iter().filter(|field| field.key.value.eq_ignore_ascii_case("type")) {
         let Some(word) = &field.value else { continue };
@@ -159,7 +159,7 @@ fn apply(
     ctx: &mut Ctx<'_>,
     run: &Run<'_>,
     at: At<'_>,
-    field: &MountField,
+    field: &CsvField,
     out: &mut MountSpec,
 ) -> Result<(), Fault> {
     let key = field.key.value.to_lowercase();

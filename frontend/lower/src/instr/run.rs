@@ -1,12 +1,13 @@
-//! `RUN`: command, mounts, network, security → an exec operation.
+//! `RUN`: command, mounts, network, security, devices → an exec operation.
 
 use rbuild_diag::{Spanned, nearest};
 use rbuild_dockerfile::{Command, Heredoc, RunInstr, expand_step_name, expand_words};
 use rbuild_graph::{
-    ContentCache, Edge, ExecHints, ExecOp, ExecSpec, FileKind, MkdirAction, MkfileAction, Mount, MountKind,
-    NetMode, Node, NodeMeta, Op, SecretEnv, SecurityMode,
+    CdiDevice, ContentCache, Edge, ExecHints, ExecOp, ExecSpec, FileKind, MkdirAction, MkfileAction, Mount,
+    MountKind, NetMode, Node, NodeMeta, Op, SecretEnv, SecurityMode,
 };
 
+use super::device;
 use super::fileop::Actions;
 use super::mount::{self, Kind, MountSpec};
 use crate::codes;
@@ -35,11 +36,7 @@ pub(crate) fn lower(
 ) -> Result<(), Fault> {
     let network = network(ctx, at, instr.network.as_ref())?;
     let security = security(at, instr.security.as_ref())?;
-    if let Some(device) = instr.devices.first() {
-        return Err(at
-            .error(codes::DEVICE, device.span, "RUN --device is not supported")
-            .note("it is part of the labs channel of the Dockerfile syntax only"));
-    }
+    let devices = read_devices(ctx, at, instr)?;
     let mounts = read_mounts(ctx, run, at, instr)?;
     note_outline(ctx, run, at, &mounts);
     let mut sources = Vec::with_capacity(mounts.len() + 2);
@@ -56,7 +53,8 @@ pub(crate) fn lower(
         });
     }
     let title = title(ctx, run, &shown, &mounts);
-    let (inputs, spec) = spec(ctx, run, &words, sources, &mounts, network, security);
+    let (inputs, mut spec) = spec(ctx, run, &words, sources, &mounts);
+    (spec.network, spec.security, spec.cdi_devices) = (network, security, devices);
     let history = history(run, &words);
     let op = Op::Exec(Box::new(ExecOp { spec, hints: ExecHints { proxy_env: ctx.proxy.clone() } }));
     let meta = run.meta(ctx, at, title, run.ignore_cache);
@@ -80,6 +78,18 @@ fn read_mounts(
         }
     }
     if out.len() == instr.mounts.len() { Ok(out) } else { Err(Fault::Known) }
+}
+
+/// As with mounts.
+fn read_devices(ctx: &mut Ctx<'_>, at: At<'_>, instr: &RunInstr) -> Result<Vec<CdiDevice>, Fault> {
+    let mut out = Vec::with_capacity(instr.devices.len());
+    for flag in &instr.devices {
+        match device::parse(at, flag) {
+            Ok(device) => out.push(device),
+            Err(error) => ctx.fail(error),
+        }
+    }
+    if out.len() == instr.devices.len() { Ok(out) } else { Err(Fault::Known) }
 }
 
 /// Secrets and ssh agents are part of the outline.
@@ -331,8 +341,6 @@ fn spec(
     words: &[String],
     mut sources: Vec<Source>,
     mounts: &[MountSpec],
-    network: NetMode,
-    security: SecurityMode,
 ) -> (Vec<Edge>, ExecSpec) {
     let mut env = run.state.env.to_list();
     let mut root = plain_mount("/", MountKind::Bind);
@@ -378,8 +386,9 @@ fn spec(
         valid_exit_codes: vec![],
         secret_env: secret_env.collect(),
         mounts: all,
-        network,
-        security,
+        network: NetMode::default(),
+        security: SecurityMode::default(),
+        cdi_devices: vec![],
     };
     (inputs, spec)
 }

@@ -1,31 +1,36 @@
-//! The value of `RUN --mount=`: one line of comma-separated values. What the fields mean is not known here.
+//! The value of `RUN --mount=` and `RUN --device=`: one line of comma-separated values. What the fields mean is not
+//! known here.
 
 use rbuild_diag::Span;
 
 use crate::codes;
 use crate::context::Context;
 use crate::text::{Mapped, Slice};
-use crate::{MountField, MountFlag};
+use crate::{CsvField, CsvFlag};
 
-pub(super) fn parse(cx: &mut Context<'_>, value: Slice<'_>, span: Span) -> Option<MountFlag> {
+/// What is wrong is reported: of `mounts`, or of `devices`, with an example of `help`.
+pub(super) fn parse(
+    cx: &mut Context<'_>,
+    (value, span): (Slice<'_>, Span),
+    what: &str,
+    example: &str,
+) -> Option<CsvFlag> {
     match split(value) {
-        Ok(fields) => Some(MountFlag { span, fields: fields.iter().map(field).collect() }),
+        Ok(fields) => Some(CsvFlag { span, fields: fields.iter().map(field).collect() }),
         Err((why, place)) => {
-            let message = format!("failed to parse csv mounts: {why}");
+            let message = format!("failed to parse csv {what}: {why}");
             let diagnostic = cx.diagnostic(codes::MALFORMED_MOUNT, place, message);
-            cx.report(
-                diagnostic
-                    .help("write key=value fields with commas between them, such as type=cache,target=/x"),
-            );
+            let help = format!("write key=value fields with commas between them, such as {example}");
+            cx.report(diagnostic.help(help));
             None
         }
     }
 }
 
-fn field(field: &Mapped) -> MountField {
+fn field(field: &Mapped) -> CsvField {
     match field.slice().split_once('=') {
-        Some((key, value)) => MountField { key: key.word(), value: Some(value.word()) },
-        None => MountField { key: field.slice().word(), value: None },
+        Some((key, value)) => CsvField { key: key.word(), value: Some(value.word()) },
+        None => CsvField { key: field.slice().word(), value: None },
     }
 }
 
