@@ -11,6 +11,7 @@ mod common;
 mod contexts;
 mod copy;
 mod crash;
+mod devices;
 mod errors;
 mod errors_doc;
 mod export;

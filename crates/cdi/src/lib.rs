@@ -5,8 +5,12 @@ mod edits;
 mod names;
 mod registry;
 mod spec;
+mod yaml;
 
 pub use edits::EditsError;
 pub use names::{NameError, split};
 pub use registry::{Grants, Registry, RegistryError};
 pub use spec::{Spec, SpecError, parse};
+
+#[cfg(test)]
+mod tests;

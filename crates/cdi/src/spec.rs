@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
 use crate::names::{self, NameError};
+use crate::yaml;
 
 /// The versions of the format. Newer ones may have fields that change what a device is.
 const VERSIONS: [&str; 11] =
@@ -200,7 +201,7 @@ pub fn parse(text: &str, json: bool) -> Result<Spec, SpecError> {
     let syntax = |error: serde_json::Error| SpecError::Syntax(error.to_string());
     let value: Value = match json {
         true => serde_json::from_str(text).map_err(syntax)?,
-        false => return Err(SpecError::Syntax("it is not JSON".to_owned())),
+        false => yaml::parse(text).map_err(SpecError::Syntax)?,
     };
     if !value.is_object() {
         return Err(SpecError::Syntax("it is no mapping".to_owned()));
