@@ -29,9 +29,9 @@ pub fn render(diagnostic: &Diagnostic, options: RenderOptions) -> String {
         let text = file.text();
         range.end = range.end.min(text.len());
         range.start = range.start.min(range.end);
-        // A caret under the first line is enough: whole heredocs would bury the message.
-        if let Some(newline) = text.get(range.clone()).and_then(|s| s.find('\n')) {
-            range.end = range.start + newline;
+        // A line that ends the place does not begin another one.
+        if let Some(marked) = text.get(range.clone()) {
+            range.end = range.start + marked.trim_end_matches(['\n', '\r']).len();
         }
         group = group.element(
             Snippet::source(text)
@@ -73,6 +73,22 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn places_of_several_lines_are_marked_from_the_first_to_the_last() {
+        let body: String = (0..40).map(|i| format!("    line {i}; \\\n")).collect();
+        let text = format!("FROM a\nRUN one && \\\r\n    two\r\nRUN {body}    last\nRUN b\n");
+        let file = SourceFile::new("Dockerfile", text.as_str());
+        let of = |first: &str, last: &str| {
+            let span = Span::new(text.find(first).unwrap(), text.find(last).unwrap() + last.len());
+            render(&Diagnostic::error("E", "m").at(&file, span), RenderOptions { color: false, width: 80 })
+        };
+        let short = of("RUN one", "two\r\n");
+        assert!(short.contains("2 | / RUN one && \\\n3 | |     two\n  | |_______^"), "{short}");
+        let long = of("RUN     line", "last");
+        assert!(long.contains(" 4 | / RUN     line 0; \\") && long.contains("44 | |     last"), "{long}");
+        assert!(long.lines().count() < 12, "{long}");
     }
 
     #[test]
