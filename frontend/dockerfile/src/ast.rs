@@ -127,7 +127,7 @@ pub struct Heredoc {
     /// The body with its final newline; with `<<-` its leading tabs are gone.
     pub content: String,
     /// The body as written. A `RUN` that hands its heredocs on to the shell, and the text of an `ONBUILD`
-    /// trigger, are made from it; so is the test for `#!`.
+    /// trigger, are made from it.
     pub raw: String,
     /// The body's place.
     pub span: Span,

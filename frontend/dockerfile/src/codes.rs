@@ -40,6 +40,7 @@ codes! {
     MALFORMED_MOUNT = "RB1028", "the fields of --mount or --device are not comma-separated values";
     INVALID_HEREDOC = "RB1029", "a heredoc's delimiter cannot be read";
     NOT_ONE_INSTRUCTION = "RB1030", "a text that should hold one instruction holds none or several";
+    STAGE_NAME = "RB1031", "a text cannot be the name of a stage";
 }
 
 /// Lint: a stage's name is not in lower case.

@@ -23,6 +23,14 @@ pub(super) fn parse(cx: &mut Context<'_>, head: &Head<'_>, comments: &[Spanned<S
     lint_casing(cx, head, &words);
     let name = if is_as { words.get(2) } else { None };
     if let Some(name) = name {
+        if !is_stage_name(&name.text().to_lowercase()) {
+            let message = format!(
+                "invalid name for build stage: {:?}, name can't start with a number or contain symbols",
+                name.text()
+            );
+            let help = "begin it with a letter; letters, digits, '-', '_' and '.' may follow; variables are not expanded";
+            cx.error(codes::STAGE_NAME, name.span(), message, help);
+        }
         lint_description(cx, comments, "FROM", &[name.text().to_lowercase()]);
     }
     InstructionKind::From(FromInstr {
@@ -31,6 +39,13 @@ pub(super) fn parse(cx: &mut Context<'_>, head: &Head<'_>, comments: &[Spanned<S
         as_keyword: words.get(1).filter(|_| is_as).map(|word| word.word()),
         name: name.map(|name| name.word()),
     })
+}
+
+/// In lower case.
+fn is_stage_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|first| first.is_ascii_lowercase())
+        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 fn lint_casing(cx: &mut Context<'_>, head: &Head<'_>, words: &[Slice<'_>]) {
