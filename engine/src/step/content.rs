@@ -48,6 +48,10 @@ fn hash(view: &Arc<dyn View>, spec: &ContentSpec) -> Result<(Digest, Vec<(RelPat
     for selector in &spec.selectors {
         let selection = select(&tree, &selector.path, &selector.options).map_err(|error| match error {
             SelectError::Source(error) => error,
+            // Below the selected path something is required.
+            SelectError::NotFound(ref path) if !selector.options.required.is_empty() => {
+                not_found(&tree, &format!("/{}", path.trim_matches('/')), &error)
+            }
             error @ (SelectError::NotFound(_) | SelectError::TooManyLinks(_)) => {
                 not_found(&tree, &selector.path, &error)
             }
