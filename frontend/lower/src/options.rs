@@ -12,7 +12,7 @@ use crate::Lowered;
 /// One request for one target platform.
 #[derive(Clone, Debug)]
 pub struct LowerOptions {
-    /// `--target`: a stage's name (any case) or number; `None` is the last stage.
+    /// `--target`: a stage's name (any case); `None` is the last stage.
     pub target: Option<String>,
     /// `--build-arg`, in order; the last of a name wins.
     pub build_args: Vec<(String, String)>,

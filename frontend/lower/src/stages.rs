@@ -225,17 +225,17 @@ fn find_target(ctx: &mut Ctx<'_>, plan: &Plan<'_>) -> usize {
     if let Some(index) = plan.by_name.get(&target.to_lowercase()) {
         return *index;
     }
-    if let Some(index) = target.parse::<usize>().ok().filter(|index| *index < plan.stages.len()) {
-        return index;
-    }
-    let labels = || plan.stages.iter().map(|stage| stage.label.as_str());
-    if let Some(index) = labels().position(|label| label == target) {
-        return index;
-    }
+    let names = || plan.stages.iter().filter_map(|stage| stage.name.as_deref());
     let mut error = Fault::error(codes::NO_SUCH_TARGET, format!("there is no target stage {target:?}"));
-    error = match nearest(target, labels()) {
-        Some(near) => error.help(format!("did you mean {near:?}?")),
-        None => error.note(format!("the stages are {}", labels().collect::<Vec<_>>().join(", "))),
+    // A label or a number, which is enough for COPY.
+    let unnamed = plan.stages.iter().enumerate().find(|(index, stage)| {
+        stage.name.is_none() && (stage.label == target || target.parse() == Ok(*index))
+    });
+    error = match (unnamed, nearest(target, names())) {
+        (Some(_), _) => error.help("a target needs a name: write FROM image AS name"),
+        (None, Some(near)) => error.help(format!("did you mean {near:?}?")),
+        (None, None) if names().next().is_none() => error.note("no stage has a name"),
+        (None, None) => error.note(format!("the stages are {}", names().collect::<Vec<_>>().join(", "))),
     };
     ctx.fail(error);
     last
