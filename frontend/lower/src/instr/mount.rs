@@ -83,7 +83,6 @@ impl Kind {
             "size" => self == Self::Tmpfs,
             "sharing" => self == Self::Cache,
             "required" => matches!(self, Self::Secret | Self::Ssh),
-            "env" => self == Self::Secret,
             "from" => self != Self::Secret,
             "source" | "src" => self != Self::Ssh,
             _ => true,

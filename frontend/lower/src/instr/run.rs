@@ -113,7 +113,7 @@ fn note_outline(ctx: &mut Ctx<'_>, run: &Run<'_>, at: At<'_>, mounts: &[MountSpe
 fn network(ctx: &Ctx<'_>, at: At<'_>, word: Option<&Spanned<String>>) -> Result<NetMode, Fault> {
     let Some(word) = word else { return Ok(ctx.options.network) };
     match word.value.as_str() {
-        "" | "default" => Ok(ctx.options.network),
+        "default" => Ok(ctx.options.network),
         "none" => Ok(NetMode::None),
         "host" => Ok(NetMode::Host),
         other => Err(choice(at, codes::NETWORK, word, "network mode", other, &["default", "none", "host"])),
@@ -122,7 +122,7 @@ fn network(ctx: &Ctx<'_>, at: At<'_>, word: Option<&Spanned<String>>) -> Result<
 
 fn security(at: At<'_>, word: Option<&Spanned<String>>) -> Result<SecurityMode, Fault> {
     match word.map(|word| (word, word.value.as_str())) {
-        None | Some((_, "" | "sandbox")) => Ok(SecurityMode::Sandbox),
+        None | Some((_, "sandbox")) => Ok(SecurityMode::Sandbox),
         Some((_, "insecure")) => Ok(SecurityMode::Insecure),
         Some((word, other)) => {
             Err(choice(at, codes::SECURITY, word, "security mode", other, &["sandbox", "insecure"]))
@@ -323,7 +323,9 @@ fn cache_directory(ctx: &mut Ctx<'_>, base: Option<Edge>, spec: &MountSpec) -> E
 /// The step's name: variables that are set are shown, secrets as stars.
 fn title(ctx: &Ctx<'_>, run: &mut Run<'_>, shown: &str, mounts: &[MountSpec]) -> String {
     let env = run.state.env.clone();
-    let secret = |name: &str| mounts.iter().any(|mount| mount.env.as_deref() == Some(name));
+    let secret = |name: &str| {
+        mounts.iter().any(|mount| mount.kind == Kind::Secret && mount.env.as_deref() == Some(name))
+    };
     let lookup = |name: &str| {
         if secret(name) { Some("****".to_owned()) } else { env.get(name).map(str::to_owned) }
     };
