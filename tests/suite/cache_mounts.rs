@@ -127,3 +127,24 @@ fn cache_mounts_have_a_budget_and_stay_beside_others() {
     build(&other, &request).ok();
     assert_eq!(list(), [""; 0]);
 }
+
+#[test]
+fn steps_without_cache_begin_with_empty_mounts() {
+    if !able() {
+        return;
+    }
+    let space = Space::new();
+    let text = "FROM BASE AS one\nRUN --mount=type=cache,id=m,target=/c echo sees $(ls /c | wc -l); touch /c/$$-$RANDOM\n\
+        FROM one\nRUN --mount=type=cache,id=other,target=/c echo other $(ls /c | wc -l); touch /c/$RANDOM\n";
+    let saw = |no_cache: rbuild::NoCache, change: &str| {
+        let mut request = request(&space, &text.replace("echo", change));
+        request.no_cache = no_cache;
+        let log = build(&space, &request).log;
+        (log.contains("sees 0"), log.contains("other 0"))
+    };
+    assert_eq!(saw(rbuild::NoCache::None, "echo"), (true, true));
+    assert_eq!(saw(rbuild::NoCache::None, "echo again:"), (false, false));
+    let only = rbuild::NoCache::Stages(vec!["one".to_owned()]);
+    assert_eq!(saw(only, "echo third:"), (true, false));
+    assert_eq!(saw(rbuild::NoCache::All, "echo"), (true, true));
+}

@@ -83,7 +83,7 @@ pub(crate) struct SourceArgs {
     /// Always ask registries for newer images
     #[arg(long)]
     pub(crate) pull: bool,
-    /// Do not use the cache
+    /// Do not use the cache; cache mounts begin empty
     #[arg(long)]
     pub(crate) no_cache: bool,
     /// Do not use the cache for these stages

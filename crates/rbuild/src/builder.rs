@@ -10,7 +10,7 @@ use rbuild_engine::{Materialiser, Ports, SolveOptions, solve};
 use rbuild_export::{
     BuiltImage, ExportContext, ExportRequest, Exported, InlineCache, LayerDescriptor, OutputSpec,
 };
-use rbuild_graph::{NetMode, Op, SecurityMode};
+use rbuild_graph::{MountKind, NetMode, Op, SecurityMode};
 use rbuild_lower::{Lowered, MainContext};
 use rbuild_ports::{CancelToken, ErrorKind, Snapshot};
 
@@ -86,6 +86,7 @@ impl Builder {
         let ports = Arc::new(ports);
         let began = self.store.clock().now();
         let plans = self.plan_with(request, &ports, &vertices, cancel)?;
+        plans.plans.iter().try_for_each(|plan| empty_cache_mounts(plan, &ports))?;
         if let Some(imports) = &imports {
             plans.plans.iter().for_each(|plan| caches::describe_steps(imports, &plan.graph));
         }
@@ -361,6 +362,21 @@ struct Plans {
     trace: rbuild_cache_explain::Trace,
     /// Dockerfile and context, for the history.
     what: String,
+}
+
+/// Steps that must not use the cache begin with empty cache mounts, as BuildKit's do; one that another build uses stays.
+fn empty_cache_mounts(plan: &Lowered, ports: &Ports) -> rbuild_ports::Result<()> {
+    let targets: Vec<_> = plan.target.into_iter().map(|edge| edge.node).collect();
+    for id in plan.graph.needed(&targets) {
+        let node = plan.graph.node(id);
+        let Op::Exec(exec) = &node.op else { continue };
+        for mount in exec.spec.mounts.iter().filter(|_| node.meta.ignore_cache) {
+            if let MountKind::Cache { id, .. } = &mount.kind {
+                ports.snapshots.remove_cache_mount(id)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A step that wants more than a sandbox gives needs the user's word.
