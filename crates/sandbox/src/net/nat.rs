@@ -1,11 +1,15 @@
 //! Address translation by the kernel, as root. One set of rules a process, set with `iptables` (which also gets past a
-//! forwarding policy such as Docker's) or `nft`; rules carry the process's number and start time, and those of dead
-//! processes are removed by the next one. `net.ipv4.ip_forward` is turned on when it is off, and left on.
+//! forwarding policy such as Docker's) or `nft`; rules carry the number of the block of addresses that the process holds, and
+//! those of blocks that nobody holds are removed by the next one. A block is held by a socket whose name belongs to the network
+//! namespace, as the rules do: the kernel frees it when the process dies, and processes that see each other's rules see each
+//! other's sockets, whatever else separates them. `net.ipv4.ip_forward` is turned on when it is off, and left on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::Ipv4Addr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,9 +25,8 @@ const NETWORKS: u32 = 1024;
 /// The rules of this process; dropping removes them.
 #[derive(Debug)]
 pub(super) struct Nat {
-    block: u32,
+    block: Block,
     tool: Tool,
-    tag: String,
     /// Numbers of networks in use, and the next one to try: one that was just given back may still have devices.
     used: Mutex<(BTreeSet<u32>, u32)>,
 }
@@ -47,13 +50,13 @@ impl Slot {
 
     /// Host's and step's address.
     pub(super) fn addresses(&self) -> (Ipv4Addr, Ipv4Addr) {
-        let base = BASE + self.nat.block * 4096 + self.number * 4;
+        let base = BASE + self.nat.block.number * 4096 + self.number * 4;
         (Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2))
     }
 
     /// The name of the host's device.
     pub(super) fn device(&self) -> String {
-        format!("rb{:x}.{:x}", std::process::id(), self.number)
+        format!("rb{:x}.{:x}", self.nat.block.number, self.number)
     }
 }
 
@@ -95,14 +98,14 @@ impl Nat {
         if fs::read_to_string(forward).unwrap_or_default().trim() == "0" {
             fs::write(forward, "1").map_err(|e| PortError::io("turn on forwarding in", forward, e))?;
         }
-        let pid = std::process::id();
-        let tag = format!("rbuild-{pid}-{}", start_time(pid).unwrap_or_default());
-        let nat = Self {
-            block: free_block(pid, &fs::read_to_string("/proc/net/route").unwrap_or_default()),
-            tool,
-            tag,
-            used: Mutex::default(),
+        let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+        let Some(block) = free_blocks(std::process::id(), &routes).find_map(Block::hold) else {
+            let message = "all address blocks for networks of steps are in use";
+            return Err(PortError::new(ErrorKind::Unsupported, message).help("wait for other builds to end"));
         };
+        let nat = Self { block, tool, used: Mutex::default() };
+        // While they are held here, nobody else takes them.
+        let mut swept = BTreeMap::new();
         match &nat.tool {
             Tool::Iptables { restore, save } => {
                 let old = Command::new(save)
@@ -110,7 +113,8 @@ impl Nat {
                     .output()
                     .map(|out| out.stdout)
                     .unwrap_or_default();
-                let dead = dead_rules(&String::from_utf8_lossy(&old), alive);
+                let dead =
+                    dead_rules(&String::from_utf8_lossy(&old), |block| nat.may_sweep(block, &mut swept));
                 if !dead.is_empty() {
                     feed(restore, &["-w", "-n"], &dead)?;
                 }
@@ -123,7 +127,7 @@ impl Nat {
                 let dead = old
                     .lines()
                     .filter_map(|line| line.strip_prefix("table ip "))
-                    .filter(|name| owner(name).is_some_and(|it| !alive(it)));
+                    .filter(|name| owner(name).is_some_and(|block| nat.may_sweep(block, &mut swept)));
                 let removal: String = dead.map(|name| format!("delete table ip {name}\n")).collect();
                 feed(nft, &["-f", "-"], &format!("{removal}{}", nat.nft()))?;
             }
@@ -131,12 +135,23 @@ impl Nat {
         Ok(nat)
     }
 
+    /// Whether the rules of `block` are left from a dead process; then it is held in `swept`.
+    fn may_sweep(&self, block: u32, swept: &mut BTreeMap<u32, Option<Block>>) -> bool {
+        block == self.block.number || swept.entry(block).or_insert_with(|| Block::hold(block)).is_some()
+    }
+
+    /// What its rules and, before a number, its devices are called.
+    #[cfg(test)]
+    pub(super) fn names(&self) -> (String, String) {
+        (self.block.tag('-'), format!("rb{:x}.", self.block.number))
+    }
+
     fn range(&self) -> String {
-        format!("{}/20", Ipv4Addr::from(BASE + self.block * 4096))
+        format!("{}/20", Ipv4Addr::from(BASE + self.block.number * 4096))
     }
 
     fn iptables(&self, append: &str, insert: &str) -> String {
-        let (range, comment) = (self.range(), format!("-m comment --comment {}", self.tag));
+        let (range, comment) = (self.range(), format!("-m comment --comment {}", self.block.tag('-')));
         let at = if insert == "-I" { " 1" } else { "" };
         format!(
             "*nat\n{append} POSTROUTING -s {range} ! -d {range} {comment} -j MASQUERADE\nCOMMIT\n*filter\n\
@@ -147,7 +162,7 @@ impl Nat {
     }
 
     fn nft(&self) -> String {
-        let (range, table) = (self.range(), self.tag.replace('-', "_"));
+        let (range, table) = (self.range(), self.block.tag('_'));
         format!(
             "table ip {table} {{\n chain post {{ type nat hook postrouting priority srcnat; ip saddr {range} ip daddr != {range} masquerade; }}\n \
              chain fwd {{ type filter hook forward priority filter; ip saddr {range} ip daddr 169.254.0.0/16 drop; ip saddr {range} ip daddr {range} drop; }}\n}}\n"
@@ -160,9 +175,7 @@ impl Drop for Nat {
         // What cannot be removed now is removed by the next process.
         let _removed = match &self.tool {
             Tool::Iptables { restore, .. } => feed(restore, &["-w", "-n"], &self.iptables("-D", "-D")),
-            Tool::Nft(nft) => {
-                feed(nft, &["-f", "-"], &format!("delete table ip {}\n", self.tag.replace('-', "_")))
-            }
+            Tool::Nft(nft) => feed(nft, &["-f", "-"], &format!("delete table ip {}\n", self.block.tag('_'))),
         };
     }
 }
@@ -199,27 +212,40 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     dirs.iter().map(|dir| Path::new(dir).join(program)).find(|path| path.is_file())
 }
 
-/// When a process started, in clock ticks since boot: tells it from a later one of the same number.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+/// A block of addresses that this process holds until it is dropped.
+#[derive(Debug)]
+struct Block {
+    number: u32,
+    _held: UnixListener,
 }
 
-fn alive((pid, started): (u32, u64)) -> bool {
-    start_time(pid) == Some(started)
-}
-
-/// Process and start time in `rbuild-7-99` or `rbuild_7_99`.
-fn owner(tag: &str) -> Option<(u32, u64)> {
-    let mut words = tag.trim().split(['-', '_']);
-    if words.next() != Some("rbuild") {
-        return None;
+impl Block {
+    /// `None` when another process holds it.
+    fn hold(number: u32) -> Option<Self> {
+        let bind = || -> io::Result<UnixListener> {
+            UnixListener::bind_addr(&SocketAddr::from_abstract_name(tag(number, '-'))?)
+        };
+        Some(Self { number, _held: bind().ok()? })
     }
-    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+
+    fn tag(&self, separator: char) -> String {
+        tag(self.number, separator)
+    }
 }
 
-/// `iptables-restore` input that removes the rules of processes that are not alive, from `iptables-save` output.
-fn dead_rules(saved: &str, alive: impl Fn((u32, u64)) -> bool) -> String {
+/// What its rules are called: `rbuild-nat-7`, or `rbuild_nat_7` where names are words.
+fn tag(block: u32, separator: char) -> String {
+    format!("rbuild{separator}nat{separator}{block}")
+}
+
+/// The block in such a name.
+fn owner(tag: &str) -> Option<u32> {
+    let number = tag.strip_prefix("rbuild-nat-").or_else(|| tag.strip_prefix("rbuild_nat_"))?;
+    number.parse().ok().filter(|block| *block < BLOCKS)
+}
+
+/// `iptables-restore` input that removes the rules of blocks that are `dead`, from `iptables-save` output.
+fn dead_rules(saved: &str, mut dead: impl FnMut(u32) -> bool) -> String {
     let mut out = String::new();
     let (mut table, mut any) = (String::new(), false);
     for line in saved.lines() {
@@ -229,7 +255,7 @@ fn dead_rules(saved: &str, alive: impl Fn((u32, u64)) -> bool) -> String {
             out.push_str("COMMIT\n");
         } else if let Some(rule) = line.strip_prefix("-A ") {
             let tag = rule.split_whitespace().map(|word| word.trim_matches('"')).find_map(owner);
-            if tag.is_some_and(|tag| !alive(tag)) {
+            if tag.is_some_and(&mut dead) {
                 if !any {
                     out.push_str(&format!("{table}\n"));
                     any = true;
@@ -241,8 +267,8 @@ fn dead_rules(saved: &str, alive: impl Fn((u32, u64)) -> bool) -> String {
     out
 }
 
-/// A block that no route uses, beginning with the one of this process.
-fn free_block(pid: u32, routes: &str) -> u32 {
+/// The blocks that no route uses, beginning with one of this process.
+fn free_blocks(pid: u32, routes: &str) -> impl Iterator<Item = u32> {
     let used: Vec<(u32, u32)> = routes
         .lines()
         .skip(1)
@@ -253,14 +279,14 @@ fn free_block(pid: u32, routes: &str) -> u32 {
         })
         .filter(|(_, mask)| *mask != 0)
         .collect();
-    let free = |block: &u32| {
+    let free = move |block: &u32| {
         let network = BASE + block * 4096;
         used.iter().all(|(route, mask)| {
             let common = mask & 0xffff_f000;
             network & common != route & common
         })
     };
-    (0..BLOCKS).map(|n| (pid + n) % BLOCKS).find(free).unwrap_or(pid % BLOCKS)
+    (0..BLOCKS).map(move |n| (pid % BLOCKS + n) % BLOCKS).filter(free)
 }
 
 #[cfg(test)]
@@ -269,25 +295,39 @@ mod tests {
 
     #[test]
     fn blocks_avoid_routes() {
+        let first = |pid, routes: &str| free_blocks(pid, routes).next();
         let head = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n";
-        assert_eq!(free_block(5, head), 5);
+        assert_eq!(first(5, head), Some(5));
         // 10.64.80.0/30 lies in block 5.
         let taken = format!("{head}rb0\t0050400A\t00000000\t0001\t0\t0\t0\tFCFFFFFF\n");
-        assert_eq!(free_block(5, &taken), 6);
+        assert_eq!(first(5, &taken), Some(6));
         let default = format!("{head}eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\n");
-        assert_eq!(free_block(1029, &default), 5);
+        assert_eq!(first(1029, &default), Some(5));
+        assert_eq!(free_blocks(u32::MAX, head).count(), 1024);
+    }
+
+    #[test]
+    fn a_block_has_one_holder_and_is_free_when_that_is_gone() {
+        // Far from those of processes with small numbers, which other tests use.
+        let held = (0..BLOCKS).rev().find_map(Block::hold).unwrap();
+        assert!(Block::hold(held.number).is_none());
+        let number = held.number;
+        drop(held);
+        assert!(Block::hold(number).is_some());
     }
 
     #[test]
     fn rules_of_the_dead_are_found() {
-        let saved = "# x\n*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -s 10.64.0.0/20 -m comment --comment \"rbuild-1-2\" -j ACCEPT\n\
-                     -A FORWARD -s 10.64.16.0/20 -m comment --comment rbuild-3-4 -j ACCEPT\n-A FORWARD -j DOCKER\nCOMMIT\n*nat\nCOMMIT\n";
-        let dead = dead_rules(saved, |owner| owner == (3, 4));
+        let saved = "# x\n*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -s 10.64.0.0/20 -m comment --comment \"rbuild-nat-0\" -j ACCEPT\n\
+                     -A FORWARD -s 10.64.16.0/20 -m comment --comment rbuild-nat-1 -j ACCEPT\n-A FORWARD -j DOCKER\nCOMMIT\n*nat\nCOMMIT\n";
         assert_eq!(
-            dead,
-            "*filter\n-D FORWARD -s 10.64.0.0/20 -m comment --comment \"rbuild-1-2\" -j ACCEPT\nCOMMIT\n"
+            dead_rules(saved, |block| block == 0),
+            "*filter\n-D FORWARD -s 10.64.0.0/20 -m comment --comment \"rbuild-nat-0\" -j ACCEPT\nCOMMIT\n"
         );
-        assert_eq!(dead_rules(saved, |_| true), "");
-        assert!(alive((std::process::id(), start_time(std::process::id()).unwrap())));
+        assert_eq!(dead_rules(saved, |_| false), "");
+        assert_eq!(
+            [owner(&tag(7, '-')), owner(&tag(7, '_')), owner("rbuild-nat-9999")],
+            [Some(7), Some(7), None]
+        );
     }
 }

@@ -197,7 +197,7 @@ impl Pool {
         }
     }
 
-    fn nat(&self) -> Result<Arc<Nat>> {
+    pub(super) fn nat(&self) -> Result<Arc<Nat>> {
         let mut nat = self.nat.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(nat) = &*nat {
             return Ok(nat.clone());

@@ -71,13 +71,12 @@ fn host_address() -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
 }
 
-fn links() -> Vec<String> {
-    let prefix = format!("rb{:x}.", std::process::id());
+fn links(prefix: &str) -> Vec<String> {
     let names = std::fs::read_to_string("/proc/net/dev").unwrap();
     names
         .lines()
         .filter_map(|line| line.trim().split(':').next())
-        .filter(|name| name.starts_with(&prefix))
+        .filter(|name| name.starts_with(prefix))
         .map(str::to_owned)
         .collect()
 }
@@ -102,6 +101,8 @@ fn translated_networks_reach_the_host_but_not_its_loopback_and_leave_nothing() {
         return;
     }
     let pool = pool(NetBackend::Nat);
+    let (rules_of, prefix) = pool.nat().unwrap().names();
+    let links = || links(&prefix);
     let lease = pool.lease(&fence(), &SilentProgress, &CancelToken::new()).unwrap();
     let loopback = greeter(IpAddr::V4(Ipv4Addr::LOCALHOST));
     assert!(!inside(lease.namespace().unwrap(), || connects(loopback)));
@@ -127,9 +128,23 @@ fn translated_networks_reach_the_host_but_not_its_loopback_and_leave_nothing() {
     assert!(links().is_empty(), "devices are left: {:?}", links());
     if let Some(save) = super::nat::find("iptables-save") {
         let rules = std::process::Command::new(save).output().unwrap().stdout;
-        let mine = format!("rbuild-{}-", std::process::id());
-        assert!(!String::from_utf8_lossy(&rules).contains(&mine), "rules are left");
+        let rules = String::from_utf8_lossy(&rules).into_owned();
+        assert!(!rules.split([' ', '"']).any(|word| word == rules_of), "rules are left");
     }
+}
+
+/// As when several containers with process numbers of their own use the host's network.
+#[test]
+fn rules_of_builders_whose_processes_are_not_seen_stay() {
+    let Some(save) = super::nat::find("iptables-save").filter(|_| root()) else { return };
+    let living = pool(NetBackend::Nat);
+    let (tag, _) = living.nat().unwrap().names();
+    // A pool that starts sweeps; it lies in this process here, so that only the holder tells it that it lives.
+    let other = pool(NetBackend::Nat);
+    assert_ne!(other.nat().unwrap().names().0, tag);
+    let rules = std::process::Command::new(save).output().unwrap().stdout;
+    let rules = String::from_utf8_lossy(&rules).into_owned();
+    assert_eq!(rules.split([' ', '"']).filter(|word| *word == tag).count(), 5, "{rules}");
 }
 
 /// Warnings are failures.
