@@ -143,7 +143,7 @@ fn working_directories_stay_inside() {
 #[test]
 fn only_standard_descriptors_are_open() {
     let Some(space) = Space::new() else { return };
-    let mut request = space.sh("ls /proc/self/fd; ls -l /proc/1/fd | grep -c ' -> '");
+    let mut request = space.sh("ls /proc/self/fd; ls /proc/1/fd; true");
     request.mounts = vec![
         mount(
             "/run/s",
@@ -152,8 +152,8 @@ fn only_standard_descriptors_are_open() {
         ),
         mount("/cache", false, MountSource::Dir(space.dir.path().to_owned())),
     ];
-    // One of `ls`'s own, and of the shell only three.
-    assert_eq!(space.run(&request).success(), "0\n1\n2\n3\n3\n");
+    // One of `ls`'s own, and of the shell only three. It may still have an end of a pipe, and becomes its last command.
+    assert_eq!(space.run(&request).success(), "0\n1\n2\n3\n0\n1\n2\n");
 }
 
 /// ESC-13, ESC-14: `/dev`, `/proc` and `/sys` of the image are links or files.
