@@ -46,6 +46,7 @@ RUN id -u > /id && mkdir /pkg && touch /pkg/f && chown -R 101:102 /pkg && chmod 
 RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/t touch /c/x /t/x && ln /pkg/f /pkg/hard && rm /bin/nc
 USER app
 RUN id > /tmp/app
+RUN echo more > /tmp/more
 ";
 
 fn build_as(user: &User, space: &Space) -> Output {

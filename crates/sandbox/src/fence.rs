@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use crate::spawn::{Child, Clone, Stack, spawn};
@@ -18,6 +19,9 @@ use crate::sys::{self, sys};
 /// The guard and its PID namespace. Dropping it ends everything in there.
 pub(crate) struct Fence {
     guard: Option<Child>,
+    /// The way into its namespace. Its pidfd is none: once a step of another user was started in this process's memory, the
+    /// kernel counts this process as one that must not be looked at, and the guard shares that memory.
+    namespace: OwnedFd,
     /// Where the guard reads what it needs, and its stack: both live as long as it does.
     watched: Arc<AtomicI32>,
     own: OwnedFd,
@@ -31,18 +35,32 @@ impl Fence {
         let watched = Arc::new(AtomicI32::new(own.as_raw_fd()));
         let stack = Stack::new(32 << 10)?;
         let pidfd = AtomicI32::new(-1);
-        let clone = Clone {
-            flags: libc::CLONE_NEWPID as u64,
-            exit_signal: 0,
-            cgroup: None,
-            stack: &stack,
-            pidfd: &pidfd,
+        // What is unshared stays so: a thread of its own.
+        let start = || -> io::Result<OwnedFd> {
+            // SAFETY: takes no pointers.
+            unsafe { sys!(SYS_unshare, libc::CLONE_NEWPID) }.map_err(io::Error::from_raw_os_error)?;
+            let clone = Clone { flags: 0, exit_signal: 0, cgroup: None, stack: &stack, pidfd: &pidfd };
+            // SAFETY: `watched` is kept by the fence, which outlives the guard.
+            unsafe { spawn(&clone, watch, Arc::as_ptr(&watched).cast::<c_void>()) }
+                .map_err(io::Error::from_raw_os_error)?;
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            Ok(rustix::fs::open("/proc/thread-self/ns/pid_for_children", flags, Mode::empty())?)
         };
-        // SAFETY: `watched` is kept by the fence, which outlives the guard.
-        unsafe { spawn(&clone, watch, Arc::as_ptr(&watched).cast::<c_void>()) }
-            .map_err(io::Error::from_raw_os_error)?;
+        let namespace = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("fence".to_owned()).spawn_scoped(scope, start)?;
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts the guard died")))
+        });
         let guard = Child::adopt(&pidfd);
-        Ok(Self { guard, watched, own, _stack: stack })
+        match namespace {
+            Ok(namespace) => Ok(Self { guard, namespace, watched, own, _stack: stack }),
+            Err(error) => {
+                if let Some(guard) = guard {
+                    guard.kill();
+                    let _ = guard.wait();
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Whether the guard still stands.
@@ -55,9 +73,8 @@ impl Fence {
 
     /// Makes children of the calling thread start inside the fence. The thread cannot go back: it should end soon.
     pub(crate) fn enter(&self) -> io::Result<()> {
-        let guard = self.guard.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
         // SAFETY: takes no pointers.
-        unsafe { sys!(SYS_setns, guard.pidfd().as_raw_fd(), libc::CLONE_NEWPID) }
+        unsafe { sys!(SYS_setns, self.namespace.as_raw_fd(), libc::CLONE_NEWPID) }
             .map(drop)
             .map_err(io::Error::from_raw_os_error)
     }
