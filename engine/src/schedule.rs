@@ -69,7 +69,8 @@ struct Step {
     needed: bool,
     /// The index had no key for it before it ran, so nothing can hang on its key.
     new_key: bool,
-    /// It ran anew although asked not to trust the cache, or on such an input: old records of its users do not count.
+    /// It ran anew since it must not trust the cache, or on such an input: old records of its users do not count. Decided before
+    /// its users look at it.
     fresh: bool,
     priority: u64,
     users: Vec<usize>,
@@ -426,10 +427,14 @@ impl Scheduler {
             self.busy += 1;
         }
         let queries = self.queries(i, false);
-        let fresh = self.steps[i].spec.ignore_cache
-            || self.input_steps(i).iter().any(|input| self.steps[*input].fresh);
+        let join = !self.fresh_inputs(i);
         self.set(i, StepState::Running(why));
-        out.push(Command::Run { step: self.steps[i].spec.node, queries, why, join: !fresh });
+        out.push(Command::Run { step: self.steps[i].spec.node, queries, why, join });
+    }
+
+    /// Whether it must not trust the cache, or stands on such a step that ran anew.
+    fn fresh_inputs(&self, i: usize) -> bool {
+        self.steps[i].spec.ignore_cache || self.input_steps(i).iter().any(|input| self.steps[*input].fresh)
     }
 
     fn leave_running(&mut self, i: usize) {
@@ -472,8 +477,10 @@ impl Scheduler {
     fn on_ran(&mut self, i: usize, keys: Vec<Vec<KeyId>>) {
         self.leave_running(i);
         self.steps[i].keys = keys;
-        self.steps[i].fresh = self.steps[i].spec.ignore_cache
-            || self.input_steps(i).iter().any(|input| self.steps[*input].fresh);
+        // Users of a step that was pruned or lost have looked at it already: its key was found and stays trusted.
+        if matches!(self.steps[i].state, StepState::Running(Why::NoCache | Why::NotInCache | Why::Source)) {
+            self.steps[i].fresh = self.fresh_inputs(i);
+        }
         self.set(i, StepState::Done);
     }
 

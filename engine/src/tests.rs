@@ -292,6 +292,33 @@ fn a_lost_result_is_made_again() {
     assert_eq!(ran, [(4, Why::Lost), (5, Why::Pruned)]);
 }
 
+/// A step that was pruned ran again on a `--no-cache` input after its user had looked at its keys; these did not count any more
+/// then, and the user asked the index with an input that had no keys at all.
+#[test]
+fn a_pruned_step_that_runs_again_keeps_the_trust_of_its_users() {
+    let mut steps = vec![
+        t(Kind::Image, "base", &[]),
+        t(Kind::Work, "fresh", &[(0, false)]),
+        t(Kind::Work, "pruned", &[(1, true)]),
+        t(Kind::Local, "context", &[]),
+        t(Kind::Work, "user", &[(2, false), (3, true)]),
+        t(Kind::Work, "needs", &[(2, false)]),
+        t(Kind::Work, "last", &[(4, false), (5, false)]),
+    ];
+    (steps[1].no_cache, steps[5].no_cache) = (true, true);
+    for seed in 0..64 {
+        let mut world = World::default();
+        build(&mut world, &steps, 6, seed);
+        world.index.prune(|description| description.starts_with("pruned") || description.starts_with("last"));
+        let log = build(&mut world, &steps, 6, seed).0;
+        assert_eq!(
+            log,
+            ["n1 ran NoCache", "n2 ran Pruned", "n4 hit", "n5 ran NoCache", "n6 ran"],
+            "seed {seed}"
+        );
+    }
+}
+
 mod random {
     use proptest::prelude::*;
 
@@ -340,7 +367,7 @@ mod random {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(400))]
+        #![proptest_config(ProptestConfig::with_cases(4000))]
 
         /// Cold, warm, changed, pruned: whatever the order of replies, the result is what a naive build makes, and no step runs twice.
         #[test]
