@@ -33,4 +33,4 @@ have cargo || PATH="$HOME/.cargo/bin:$PATH"
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
 cargo test --workspace --all-features --locked
-cargo build -p rbuild --examples --locked
+cargo build --workspace --all-features --examples --locked
