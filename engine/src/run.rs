@@ -8,7 +8,7 @@ use rbuild_graph::{Edge, Graph, NodeId, Op, SourceOp};
 use rbuild_ports::{CancelToken, ErrorKind, KeyId, LayerId, PortError};
 use tokio::sync::mpsc;
 
-use crate::worker::{Answer, Shared, perform};
+use crate::worker::{Answer, Shared, perform_guarded};
 use crate::{Cause, DepSpec, Event, EventSink, Ports, Scheduler, SolveError, Solved, StepKind, StepSpec};
 
 /// How to solve.
@@ -53,7 +53,7 @@ pub async fn solve(
         }
         for command in scheduler.poll() {
             let (shared, send) = (shared.clone(), send.clone());
-            tokio::task::spawn_blocking(move || drop(send.send(perform(&shared, command))));
+            tokio::task::spawn_blocking(move || drop(send.send(perform_guarded(&shared, command))));
         }
         if scheduler.finished() {
             break;
@@ -88,7 +88,7 @@ pub async fn solve(
             let (all, asked) = (shared.clone(), targets.to_vec());
             let outputs = tokio::task::spawn_blocking(move || all.targets(&asked)).await;
             Ok(Solved {
-                outputs: outputs.map_err(|_| panicked())??,
+                outputs: outputs.map_err(|_| panicked("copying a directory"))??,
                 records: nodes.iter().map(|node| shared.records(*node)).collect(),
                 steps: scheduler.solved(),
             })
@@ -149,8 +149,9 @@ fn specs(graph: &Graph, targets: &[Edge]) -> Result<Specs, SolveError> {
     Ok((specs, maps))
 }
 
-fn panicked() -> SolveError {
-    SolveError::from(Cause::Port(PortError::new(ErrorKind::Internal, "copying a directory panicked")))
+/// That `what` panicked.
+pub(crate) fn panicked(what: &str) -> SolveError {
+    SolveError::from(Cause::Port(PortError::new(ErrorKind::Internal, format!("{what} panicked"))))
 }
 
 impl From<Cause> for SolveError {

@@ -1,6 +1,7 @@
 //! Performs the scheduler's commands: the only caller of ports. Blocking; one call a command.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_cache_key::CacheMap;
@@ -14,7 +15,7 @@ use rbuild_ports::{
 
 use crate::materialise::Materialiser;
 use crate::progress::StepProgress;
-use crate::run::failed_event;
+use crate::run::{failed_event, panicked};
 use crate::{Cause, Command, Event, EventSink, Reply, SolveError, Why, step};
 
 /// The world.
@@ -293,8 +294,19 @@ impl Shared {
     }
 }
 
+/// Performs a command. A panic in it is a failure like others, so nobody waits for its answer.
+pub(crate) fn perform_guarded(shared: &Shared, command: Command) -> Answer {
+    let (Command::Probe { step, .. } | Command::Hash { step, .. } | Command::Run { step, .. }) = command;
+    caught(|| perform(shared, command))
+        .unwrap_or_else(|error| answer(shared, step, None, |_| Err(Trouble::Failed(error))))
+}
+
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, SolveError> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| panicked("a step"))
+}
+
 /// Performs a command.
-pub(crate) fn perform(shared: &Shared, command: Command) -> Answer {
+fn perform(shared: &Shared, command: Command) -> Answer {
     match command {
         Command::Probe { step, queries, learn } => answer(shared, step, None, |events| {
             let (keys, found) = probe(shared, &queries)?;
@@ -511,4 +523,16 @@ fn save(
         keys.push(vec![shared.ports.index.save(query, record.as_ref())?]);
     }
     Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_failure() {
+        assert_eq!(caught(|| 1).unwrap(), 1);
+        let error = caught(|| panic!("a bug")).map(|(): ()| ()).unwrap_err();
+        assert!(matches!(&error.cause, Cause::Port(e) if e.kind == ErrorKind::Internal), "{error:?}");
+    }
 }

@@ -55,8 +55,8 @@ pub(crate) fn make(node: &DeviceNode, user: (u32, u32)) -> Result<OwnedFd> {
         let bits = Mode::from_raw_mode(mode);
         rustix::fs::mknodat(&own, NODE, kind, bits, number)?;
         rustix::fs::chmodat(&own, NODE, bits, AtFlags::empty())?;
-        let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
-        rustix::fs::chownat(&own, NODE, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        let (uid, gid) = mnt::owner(owner.0, owner.1);
+        rustix::fs::chownat(&own, NODE, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
         let place = mnt::place(own.as_fd(), NODE)?;
         mnt::bind_inside(own, place.as_fd())
     };

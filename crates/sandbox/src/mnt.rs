@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
 use crate::spawn::{Found, in_mount_namespace};
@@ -191,8 +191,14 @@ pub(crate) fn give(file: BorrowedFd<'_>, (uid, gid): (u32, u32)) -> io::Result<(
     if (uid, gid) == (0, 0) {
         return Ok(());
     }
-    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-    Ok(rustix::fs::fchown(file, Some(uid), Some(gid))?)
+    let (uid, gid) = owner(uid, gid);
+    Ok(rustix::fs::fchown(file, uid, gid)?)
+}
+
+/// An owner as the kernel takes it: its highest id means "as it is".
+pub(crate) fn owner(uid: u32, gid: u32) -> (Option<Uid>, Option<Gid>) {
+    let set = |id: &u32| *id != u32::MAX;
+    (Some(uid).filter(set).map(Uid::from_raw), Some(gid).filter(set).map(Gid::from_raw))
 }
 
 /// Opens `name` in a directory of ours as a place.

@@ -56,8 +56,8 @@ impl Drop for Proxy {
 fn listen(dir: BorrowedFd<'_>, name: &str, mode: u32, (uid, gid): (u32, u32)) -> io::Result<UnixListener> {
     // The directory has no path; this leads into it.
     let listener = UnixListener::bind(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?;
-    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-    rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    let (uid, gid) = crate::mnt::owner(uid, gid);
+    rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
     rustix::fs::chmodat(dir, name, Mode::from_raw_mode(mode & 0o777), AtFlags::empty())?;
     listener.set_nonblocking(true)?;
     Ok(listener)

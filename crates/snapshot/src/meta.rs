@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rbuild_tree::{Entry, Kind, RelPath, Time, Xattrs};
-use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::sys::{self, Place};
@@ -97,7 +97,8 @@ impl Maker {
     pub(crate) fn finish_file(&self, file: impl AsFd, meta: &Meta) -> Result<(), Errno> {
         let file = file.as_fd();
         if self.must_chown(meta) {
-            self.tolerate(fs::fchown(file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid))))?;
+            let (uid, gid) = sys::owner(meta.uid, meta.gid);
+            self.tolerate(fs::fchown(file, uid, gid))?;
         }
         if meta.mode & (0o7000 | self.umask) != 0 {
             fs::fchmod(file, Mode::from_raw_mode(meta.mode))?;
@@ -118,7 +119,8 @@ impl Maker {
             Place::Fd(dir).set(self.opaque_name(), b"y")?;
         }
         if self.must_chown(meta) {
-            self.tolerate(fs::fchown(dir, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid))))?;
+            let (uid, gid) = sys::owner(meta.uid, meta.gid);
+            self.tolerate(fs::fchown(dir, uid, gid))?;
         }
         fs::fchmod(dir, Mode::from_raw_mode(meta.mode))?;
         self.xattrs(Place::Fd(dir), meta)?;
@@ -178,8 +180,8 @@ impl Maker {
     }
 
     fn chown_at(&self, dir: BorrowedFd<'_>, name: &[u8], meta: &Meta) -> Result<(), Errno> {
-        let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-        self.tolerate(fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))
+        let (uid, gid) = sys::owner(meta.uid, meta.gid);
+        self.tolerate(fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW))
     }
 
     fn tolerate(&self, result: Result<(), Errno>) -> Result<(), Errno> {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rbuild_tree::{RelPath, Time, Xattrs};
 use rustix::fs::{
-    self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, XattrFlags,
+    self, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -117,6 +117,12 @@ pub(crate) fn mode_of(stat: &Stat) -> u32 {
 /// The time of the last change of content.
 pub(crate) fn mtime_of(stat: &Stat) -> Time {
     Time { secs: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }
+}
+
+/// An owner as the kernel takes it: its highest id means "as it is".
+pub(crate) fn owner(uid: u32, gid: u32) -> (Option<Uid>, Option<Gid>) {
+    let set = |id: &u32| *id != u32::MAX;
+    (Some(uid).filter(set).map(Uid::from_raw), Some(gid).filter(set).map(Gid::from_raw))
 }
 
 /// The same time twice, as the kernel wants it.

@@ -315,6 +315,8 @@ fn owners_modes_and_times() {
         (name("bob"), name("staff"), "1000:50"),
         (name("nobody"), None, "0:0"),
         (Some(UserRef::Id(9)), name("none"), "9:9"),
+        // The kernel's "as it is"; what is new is root's.
+        (Some(UserRef::Id(u32::MAX)), None, "0:0"),
     ] {
         let action = CopyAction { owner: Some(Chown { user, group }), ..copy("s/f", "/n/f") };
         if !root() {
