@@ -74,9 +74,25 @@ impl PatternMatcher {
         if matches!(path, b"" | b".") {
             return None;
         }
+        self.last(|pattern| pattern.matches_or_parent(path))
+    }
+
+    /// As `which` for a path that is clean in Go's sense but need not lie in the tree: `.` and `..` are names, and
+    /// above an absolute path is the empty one. So moby's matcher judges paths that nobody prepared for it.
+    #[must_use]
+    pub fn which_of_any(&self, path: &str) -> Option<usize> {
+        self.last(|pattern| {
+            pattern.matches_or_parent(path.as_bytes())
+                || path.starts_with('/') && pattern.matcher.matches(b"")
+                || path.rfind('/') == Some(0) && pattern.matcher.matches(b"/")
+        })
+    }
+
+    /// The position of the last pattern that `hits`, unless what it matched is taken back.
+    fn last(&self, hits: impl Fn(&Pattern) -> bool) -> Option<usize> {
         let mut matched = None;
         for pattern in &self.patterns {
-            if pattern.negated == matched.is_some() && pattern.matches_or_parent(path) {
+            if pattern.negated == matched.is_some() && hits(pattern) {
                 matched = if pattern.negated { None } else { Some(pattern.index) };
             }
         }

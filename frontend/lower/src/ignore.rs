@@ -26,19 +26,21 @@ pub(crate) fn check(ctx: &mut Ctx<'_>, at: At<'_>, source: &Spanned<String>, add
         ctx.ignored.matcher = Some(compiled);
     }
     let Some(Some(matcher)) = &ctx.ignored.matcher else { return };
+    // As BuildKit, which compares the path as it is written, so `/a` is not `a`, and `.` is a name with a dot.
     let path = paths::clean(&source.value);
-    let index = match path.as_str() {
-        "." | "/" => file.patterns.iter().position(|it| matches!(it.as_str(), "*" | "**" | "**/*")),
-        path => matcher.which(path.strip_prefix('/').unwrap_or(path)),
-    };
-    let Some(index) = index else { return };
+    let Some(index) = matcher.which_of_any(&path) else { return };
     let verb = if add { "adds" } else { "copies" };
     let name = file.file.as_ref().map_or(".dockerignore", |file| file.name());
     let message = format!("this {verb} {:?}, which {name} leaves out of the context", source.value);
     let pattern = file.patterns.get(index).map_or("", String::as_str);
-    let help = match line_of(file, index) {
-        Some(line) => format!("line {line} of {name} ({pattern:?}) leaves it out; remove or narrow it"),
-        None => format!("the pattern {pattern:?} leaves it out; remove or narrow it"),
+    let pattern_is = match line_of(file, index) {
+        Some(line) => format!("line {line} of {name} ({pattern:?})"),
+        None => format!("the pattern {pattern:?}"),
+    };
+    let help = if path == "." && pattern == ".*" {
+        format!("{pattern_is} matches the directory . itself, too; write .?* for names that begin with a dot")
+    } else {
+        format!("{pattern_is} leaves it out; remove or narrow it")
     };
     ctx.warn(lint::COPY_IGNORED, at, source.span, message, Some(help));
 }

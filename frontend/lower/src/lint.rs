@@ -66,7 +66,8 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Reads `skip=A,B;error=true;experimental=all`.
+    /// Reads `skip=A,B;error=true;experimental=all`. Of an option that is given twice the last list counts, and `all`
+    /// stays.
     fn parse(text: &str) -> Result<Self, String> {
         let mut out = Self::default();
         if text.trim().is_empty() {
@@ -80,9 +81,9 @@ impl Config {
             let names = || value.split(',').map(|name| name.trim().to_owned()).filter(|n| !n.is_empty());
             match key {
                 "skip" if value == "all" => out.skip_all = true,
-                "skip" => out.skip.extend(names()),
+                "skip" => out.skip = names().collect(),
                 "experimental" if value == "all" => out.experimental_all = true,
-                "experimental" => out.experimental.extend(names()),
+                "experimental" => out.experimental = names().collect(),
                 "error" => {
                     out.error = gotext::parse_bool(value).ok_or_else(|| {
                         format!("invalid check option {option:?}: {value:?} is neither true nor false")
@@ -357,6 +358,9 @@ mod tests {
         );
         assert!(!Config::parse("skip=all").unwrap().allows(JSON_ARGS));
         assert!(!Config::default().allows(DEFINITION_DESCRIPTION));
+        let twice = Config::parse("skip=JSONArgsRecommended;skip=MaintainerDeprecated").unwrap();
+        assert!(twice.allows(JSON_ARGS) && !twice.allows(MAINTAINER));
+        assert!(!Config::parse("skip=all;skip=MaintainerDeprecated").unwrap().allows(JSON_ARGS));
         for bad in ["skip", "error=maybe", "foo=bar"] {
             assert!(Config::parse(bad).is_err(), "{bad}");
         }

@@ -143,3 +143,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn paths_as_they_are_written() {
+    for (pattern, paths) in [
+        ("*", ". /a / a a/b /a/b .."),
+        ("**", ". /a / a a/b"),
+        (".*", ". .. .x"),
+        ("?", ". a a/b"),
+        (".", "."),
+        ("/", "/ /a"),
+        ("a", "a a/b"),
+        ("**/a", "a a/b /a /a/b"),
+    ] {
+        let matcher = PatternMatcher::new(&[pattern]).unwrap();
+        for path in [".", "..", "/", "a", "/a", "a/b", "/a/b", ".x"] {
+            let want =
+                paths.split(' ').any(|it| it == path) || pattern == "**" || pattern == "*" && path == ".x";
+            assert_eq!(matcher.which_of_any(path), want.then_some(0), "{pattern} {path}");
+        }
+    }
+}

@@ -164,7 +164,8 @@ fn command(
         [] => words.push(text.clone()),
         [only, ..] if is_lone_opener(text) => {
             shown.push_str(&format!(" ({})", summary(&only.content)));
-            if config.os != "windows" && only.content.starts_with("#!") {
+            // With the tabs that `<<-` takes away it is no script to BuildKit.
+            if config.os != "windows" && only.raw.starts_with("#!") {
                 // The shell starts it: the path is its one word.
                 words.push(paths::join("/dev/pipes", &only.name));
                 sources.push(script(ctx, only));
