@@ -116,6 +116,9 @@ impl BuildError {
                     missing::explain(finding, graph, step, request);
                     out.message.clone_from(&finding.message);
                 }
+                if let (ErrorKind::Invalid, Some(finding)) = (port.kind, out.diagnostics.first_mut()) {
+                    missing::explain_pattern(finding);
+                }
                 out
             }
             Cause::Command { how, code, .. } => {

@@ -83,7 +83,9 @@ fn check_dest(dest: &str) -> Result<()> {
 /// The command with its environment. `home` is the user's.
 pub(crate) fn command(request: &ExecRequest, home: &str) -> Result<Command> {
     let Some(name) = request.args.first().filter(|name| !name.is_empty()) else {
-        return Err(invalid("there is no command to run"));
+        return Err(
+            invalid("there is no command to run").help("name a program: RUN [\"program\", \"argument\"]")
+        );
     };
     let env = environment(request, home)?;
     let path = env.iter().find_map(|(name, value)| (name == "PATH").then_some(value.0.as_slice()));

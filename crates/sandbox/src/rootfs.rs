@@ -130,7 +130,7 @@ impl Base {
             other => other,
         };
         user::resolve(spec, &read("etc/passwd")?, &read("etc/group")?)
-            .map_err(|error| PortError::new(ErrorKind::Invalid, error.to_string()))
+            .map_err(|error| PortError::new(ErrorKind::Invalid, error.to_string()).help(error.remedy()))
     }
 
     /// Puts everything on it. `hosts` and `resolv_conf` are the texts of the files of that name.

@@ -26,6 +26,21 @@ pub(crate) enum UserError {
     Range(String),
 }
 
+impl UserError {
+    /// What to do about it.
+    pub(crate) fn remedy(&self) -> &'static str {
+        match self {
+            Self::NoUser(_) => {
+                "make the user in an earlier step, or name a user of the image or a number in USER"
+            }
+            Self::NoGroup(_) => {
+                "make the group in an earlier step, or name a group of the image or a number in USER"
+            }
+            Self::Range(_) => "give a smaller number in USER",
+        }
+    }
+}
+
 struct PasswdEntry<'a> {
     name: &'a [u8],
     uid: u32,

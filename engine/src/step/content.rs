@@ -48,12 +48,9 @@ fn hash(view: &Arc<dyn View>, spec: &ContentSpec) -> Result<(Digest, Vec<(RelPat
     for selector in &spec.selectors {
         let selection = select(&tree, &selector.path, &selector.options).map_err(|error| match error {
             SelectError::Source(error) => error,
-            // Below the selected path something is required.
-            SelectError::NotFound(ref path) if !selector.options.required.is_empty() => {
+            // It may be below the selected path: what is required there, or a link that leads nowhere.
+            SelectError::NotFound(ref path) | SelectError::TooManyLinks(ref path) => {
                 not_found(&tree, &format!("/{}", path.trim_matches('/')), &error)
-            }
-            error @ (SelectError::NotFound(_) | SelectError::TooManyLinks(_)) => {
-                not_found(&tree, &selector.path, &error)
             }
             error @ (SelectError::Pattern(_) | SelectError::Path(_)) => {
                 PortError::new(ErrorKind::Invalid, error.to_string())
@@ -86,7 +83,9 @@ fn not_found(tree: &ViewTree<'_>, path: &str, error: &dyn std::fmt::Display) -> 
     {
         let names: Vec<String> =
             children.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-        if let Some(similar) = rbuild_diag::nearest(name, names.iter().map(String::as_str)) {
+        if names.iter().any(|other| other == name) {
+            out.help = Some("it is a symbolic link that leads nowhere".to_owned());
+        } else if let Some(similar) = rbuild_diag::nearest(name, names.iter().map(String::as_str)) {
             out.help = Some(format!("did you mean {similar:?}?"));
         } else if names.len() <= 20 && !names.is_empty() {
             out.help = Some(format!("there are: {}", names.join(", ")));

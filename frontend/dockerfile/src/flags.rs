@@ -178,6 +178,14 @@ fn unknown(cx: &Context<'_>, keyword: &str, flag: &RawFlag, name: &str, table: T
     if let Some(near) = nearest(name, known.iter().copied()) {
         return diagnostic.help(format!("did you mean --{near}?"));
     }
+    let elsewhere = match (keyword.as_str(), name) {
+        ("ADD", "from" | "parents") => Some("COPY"),
+        ("COPY", "checksum" | "keep-git-dir" | "unpack") => Some("ADD"),
+        _ => None,
+    };
+    if let Some(elsewhere) = elsewhere {
+        return diagnostic.help(format!("{elsewhere} has this flag, {keyword} has not"));
+    }
     if known.is_empty() {
         let help =
             format!("{keyword} has no flags; what begins with '--' and is no flag goes behind a lone '--'");

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use rbuild_diag::{Diagnostic, SourceFile, Span};
-use rbuild_dockerfile::{Dockerfile, ExpandError, Instruction, Word, expand_word};
+use rbuild_dockerfile::{Dockerfile, ExpandError, Instruction, InstructionKind, Word, expand_word};
 use rbuild_graph::{Place, ProxyEnv};
 use rbuild_oci::Platform;
 
@@ -189,10 +189,29 @@ pub(crate) fn expand_error(at: At<'_>, word: &Word, error: &ExpandError) -> Faul
     };
     let fault =
         at.error(codes::EXPANSION, span, format!("cannot expand {:?}: {}", word.value, error.message));
-    if ["syntax error", "unsupported", "unexpected"].iter().any(|start| error.message.starts_with(start)) {
-        fault.help("escape a $ that is meant literally, or put single quotes around it")
+    fault.help(expansion_help(&at.instruction.kind, &error.message))
+}
+
+fn expansion_help(kind: &InstructionKind, message: &str) -> &'static str {
+    let list =
+        matches!(kind, InstructionKind::Copy(_) | InstructionKind::Add(_) | InstructionKind::Volume(_));
+    if message.contains("-quote") && list {
+        // The word is half of what was meant.
+        "blanks part paths whether quoted or not: write a path with blanks in JSON, [\"a b\", \"c\"]"
+    } else if message.contains("-quote") {
+        "close the quote, or put the escape character before one that is meant literally"
+    } else if message.contains("missing '/'") {
+        "write ${NAME/pattern/replacement}"
+    } else if message.contains("missing '}'") {
+        "close it with }, or escape a $ that is meant literally"
+    } else if message.starts_with("unsupported modifier") {
+        "after the name may follow one of :- - :+ + :? ? # ## % %% / //"
+    } else if message.starts_with("invalid pattern") {
+        "in a pattern * and ? match; a backslash may stand only before * ? / } or another backslash"
+    } else if ["syntax error", "unexpected"].iter().any(|start| message.starts_with(start)) {
+        "escape a $ that is meant literally, or put single quotes around it"
     } else {
-        fault.help("set the variable with ARG or ENV before this line, or pass it with --build-arg")
+        "set the variable with ARG or ENV before this line, or pass it with --build-arg"
     }
 }
 

@@ -395,13 +395,17 @@ impl Stages {
 
 fn not_yet(plan: &Plan<'_>, run: &Run<'_>, at: At<'_>, text: &Spanned<String>, index: usize) -> Fault {
     let other = &plan.stages[index];
-    let message = if index == run.index {
-        format!("stage {:?} cannot take files from itself", other.label)
+    let (message, help) = if index == run.index {
+        let message = format!("stage {:?} cannot take files from itself", other.label);
+        (message, "name another stage, or copy within the stage with RUN cp".to_owned())
     } else {
-        format!("stage {:?} is defined after stage {:?}, which takes files from it", other.label, run.label)
+        let message = format!(
+            "stage {:?} is defined after stage {:?}, which takes files from it",
+            other.label, run.label
+        );
+        (message, format!("move stage {:?} above this one", other.label))
     };
-    at.error(codes::LATER_STAGE, text.span, message)
-        .help(format!("move stage {:?} above this one", other.label))
+    at.error(codes::LATER_STAGE, text.span, message).help(help)
 }
 
 /// The base image should be of the platform that was asked for.

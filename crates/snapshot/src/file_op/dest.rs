@@ -228,7 +228,12 @@ impl Dest {
             match self.kind(dir)? {
                 Some(Kind::Dir) => {}
                 None => self.make_dir(dir, meta.clone())?,
-                Some(_) => return Err(invalid(format!("cannot make the directory {dir}: not a directory"))),
+                Some(_) => {
+                    let error = invalid(format!("cannot make the directory {dir}: not a directory"));
+                    return Err(
+                        error.help(format!("{dir} is there and no directory: is the destination right?"))
+                    );
+                }
             }
         }
         Ok(())

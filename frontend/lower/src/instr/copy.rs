@@ -69,7 +69,7 @@ pub(crate) fn lower(
         let mut file = Actions::new(None);
         file.push(None, inline_file(name, 0o644, content));
         let (op, inputs) = file.finish(ctx.epoch);
-        let edge = inline_node(ctx, Op::File(op), inputs);
+        let edge = inline_node(ctx, at, Op::File(op), inputs);
         let action = CopyAction { src: paths::action_path(name, false), ..common.action() };
         actions.push(Some(edge), FileKind::Copy(action));
     }

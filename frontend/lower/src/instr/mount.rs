@@ -162,6 +162,10 @@ fn apply(
     out: &mut MountSpec,
 ) -> Result<(), Fault> {
     let key = field.key.value.to_lowercase();
+    if key.is_empty() {
+        let error = at.error(codes::MOUNT, field.key.span, "a field of the mount is empty");
+        return Err(error.help("write one comma between fields, and none at the ends"));
+    }
     if !KEYS.contains(&key.as_str()) {
         let error = at.error(codes::MOUNT, field.key.span, format!("a mount has no field {key:?}"));
         return Err(suggest(error, &key, KEYS.iter().copied()));

@@ -40,7 +40,7 @@ pub(crate) fn lower(
     let mounts = read_mounts(ctx, run, at, instr)?;
     note_outline(ctx, run, at, &mounts);
     let mut sources = Vec::with_capacity(mounts.len() + 2);
-    let (words, shown) = command(ctx, run, instr, &at.instruction.original, &mut sources);
+    let (words, shown) = command(ctx, run, at, instr, &mut sources);
     for mount in &mounts {
         if !matches!(mount.kind, Kind::Secret | Kind::Ssh) {
             sources.push(file_mount(ctx, plan, stages, run, at, mount)?);
@@ -149,11 +149,11 @@ fn choice(
 fn command(
     ctx: &mut Ctx<'_>,
     run: &Run<'_>,
+    at: At<'_>,
     instr: &RunInstr,
-    original: &str,
     sources: &mut Vec<Source>,
 ) -> (Vec<String>, String) {
-    let mut shown = original.trim().to_owned();
+    let mut shown = at.instruction.original.trim().to_owned();
     let config = run.state.image.config();
     let text = match &instr.command {
         Command::Exec(words) => return (words.value.clone(), shown),
@@ -168,7 +168,7 @@ fn command(
             if config.os != "windows" && only.raw.starts_with("#!") {
                 // The shell starts it: the path is its one word.
                 words.push(paths::join("/dev/pipes", &only.name));
-                sources.push(script(ctx, only));
+                sources.push(script(ctx, at, only));
             } else {
                 words.push(only.content.clone());
             }
@@ -205,11 +205,11 @@ fn summary(body: &str) -> String {
 }
 
 /// A heredoc with `#!`, as a file in a mount of its own.
-fn script(ctx: &mut Ctx<'_>, heredoc: &Heredoc) -> Source {
+fn script(ctx: &mut Ctx<'_>, at: At<'_>, heredoc: &Heredoc) -> Source {
     let mut actions = Actions::new(None);
     actions.push(None, inline_file(&heredoc.name, 0o755, &heredoc.content));
     let (op, inputs) = actions.finish(ctx.epoch);
-    let edge = inline_node(ctx, Op::File(op), inputs);
+    let edge = inline_node(ctx, at, Op::File(op), inputs);
     let mut mount = plain_mount("/dev/pipes/", MountKind::Bind);
     mount.selector = "/".to_owned();
     mount.readonly = true;
@@ -228,8 +228,9 @@ pub(crate) fn inline_file(name: &str, mode: u32, content: &str) -> FileKind {
 }
 
 /// Adds an operation that prepares a file that stands in the Dockerfile.
-pub(crate) fn inline_node(ctx: &mut Ctx<'_>, op: Op, inputs: Vec<Edge>) -> Edge {
-    let meta = NodeMeta { name: "[internal] preparing inline document".to_owned(), ..NodeMeta::default() };
+pub(crate) fn inline_node(ctx: &mut Ctx<'_>, at: At<'_>, op: Op, inputs: Vec<Edge>) -> Edge {
+    let name = "[internal] preparing inline document".to_owned();
+    let meta = NodeMeta { name, place: Some(ctx.place(at)), ..NodeMeta::default() };
     let platform = ctx.any_platform();
     ctx.draft.add(Node { op, inputs, platform, meta })
 }
