@@ -36,6 +36,27 @@ fn another_place_and_another_number_of_jobs() {
 }
 
 #[test]
+fn times_after_the_epoch_are_rewritten_where_that_is_asked_for() {
+    if !require_root() {
+        return;
+    }
+    let built = |seconds: u64, spec: &str| {
+        let space = Space::new();
+        make_tree(&space.context(), TREE);
+        let file = std::fs::File::options().write(true).open(space.context().join("a")).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
+        layers(&space, None, spec)
+    };
+    let (early, late, later) = (1_500_000_000, 1_900_000_000, 1_900_000_007);
+    for kind in ["gzip", "uncompressed"] {
+        let spec = format!("compression={kind},rewrite-timestamp=true");
+        assert_eq!(built(late, &spec).digest, built(later, &spec).digest, "{kind}");
+        assert_ne!(built(early, &spec).digest, built(late, &spec).digest, "earlier times stay");
+    }
+    assert_ne!(built(late, "compression=gzip").digest, built(later, "compression=gzip").digest);
+}
+
+#[test]
 fn a_build_from_the_cache_gives_what_the_first_gave() {
     if !require_root() {
         return;

@@ -236,8 +236,8 @@ impl Snapshots for RestoringSnapshots {
         self.inner.unpack(id, parents, tar, cancel)
     }
 
-    fn write_tar(&self, layer: &LayerId, out: &mut dyn Write) -> Result<()> {
-        self.inner.write_tar(layer, out)
+    fn write_tar(&self, layer: &LayerId, latest: Option<i64>, out: &mut dyn Write) -> Result<()> {
+        self.inner.write_tar(layer, latest, out)
     }
 
     fn remove(&self, layer: &LayerId) -> Result<()> {

@@ -11,6 +11,7 @@ use rbuild_ports::{ErrorKind, PortError, Result, Timestamp};
 use serde_json::{Map, Value};
 
 use crate::json;
+use crate::layers::REWRITTEN;
 
 /// BuildKit's comment on history entries that no instruction made.
 const EXPORTER_COMMENT: &str = "buildkit.exporter.image.v0";
@@ -90,8 +91,8 @@ pub(crate) fn config(parts: &ConfigParts<'_>) -> Result<FinishedConfig> {
     Ok(FinishedConfig { digest: Digest::of(&bytes), bytes, created })
 }
 
-/// A manifest of `config` and `layers`. Layers are written with the media types of the family, without annotations
-/// and URLs.
+/// A manifest of `config` and `layers`. Layers are written with the media types of the family, without URLs and
+/// annotations, but for what says that their times were rewritten.
 pub(crate) fn manifest(
     config: &FinishedConfig,
     layers: &[Descriptor],
@@ -151,7 +152,11 @@ fn layer_entry(layer: &Descriptor, oci: bool) -> Result<Descriptor> {
         (false, Compression::Gzip) => media_type::DOCKER_LAYER_GZIP,
         (true, _) | (false, Compression::Zstd) => kind.oci_layer(),
     };
-    Ok(Descriptor::new(media_type, layer.digest, layer.size))
+    let mut out = Descriptor::new(media_type, layer.digest, layer.size);
+    if let Some(time) = layer.annotations.get(REWRITTEN) {
+        out.annotations.insert(REWRITTEN.to_owned(), time.clone());
+    }
+    Ok(out)
 }
 
 /// History with one non-empty entry a layer and a time in every entry that can have one.

@@ -26,6 +26,8 @@ pub(crate) struct ImageSettings {
     pub(crate) oci: bool,
     pub(crate) annotations: Vec<Annotation>,
     pub(crate) epoch: Option<i64>,
+    /// Clamp the times of files, too, where there is an epoch.
+    pub(crate) rewrite: bool,
 }
 
 /// One platform of an image.
@@ -58,6 +60,7 @@ impl ImageSettings {
             oci: options.oci_media_types,
             annotations: request.annotations.iter().chain(&options.annotations).cloned().collect(),
             epoch: options.source_date_epoch.or(request.source_date_epoch),
+            rewrite: options.rewrite_timestamp,
         }
     }
 
@@ -84,8 +87,13 @@ impl PreparedImage {
     ) -> Result<Self> {
         let indexed = request.indexed;
         check(request, settings, indexed)?;
-        let all: Vec<_> =
-            request.images.iter().flat_map(|image| image.snapshot.layers.iter().cloned()).collect();
+        let latest = settings.epoch.filter(|_| settings.rewrite);
+        let split = |image: &BuiltImage| if latest.is_some() { base_layers(image) } else { usize::MAX };
+        let all: Vec<_> = request
+            .images
+            .iter()
+            .flat_map(|image| image.snapshot.layers.iter().take(split(image)).cloned())
+            .collect();
         let prepared = match &settings.compression {
             Some(spec) => maker.ensure_blobs(&all, spec)?,
             None => maker.plain_tars(&all)?,
@@ -94,7 +102,14 @@ impl PreparedImage {
         let mut platforms = Vec::with_capacity(request.images.len());
         let mut entries = Vec::with_capacity(request.images.len());
         for image in request.images {
-            let layers: Vec<PreparedLayer> = rest.by_ref().take(image.snapshot.layers.len()).collect();
+            let count = image.snapshot.layers.len();
+            let mut layers: Vec<PreparedLayer> = rest.by_ref().take(count.min(split(image))).collect();
+            if let Some(latest) = latest {
+                let own = image.snapshot.layers.get(layers.len()..).unwrap_or_default();
+                let spec = settings.compression.unwrap_or(CompressionSpec::NONE);
+                maker.materialise(&image.snapshot)?;
+                layers.extend(maker.rewritten(own, latest, &spec)?);
+            }
             let platform = assemble_platform(request, settings, image, layers)?;
             let mut entry = platform.manifest.descriptor.clone();
             entry.platform = Some(image.config.platform());
@@ -182,6 +197,11 @@ impl PreparedImage {
         });
         if self.names.is_empty() { vec![self.entry.clone()] } else { named.collect() }
     }
+}
+
+/// How many of the layers came with the base image.
+fn base_layers(image: &BuiltImage) -> usize {
+    image.config.history.iter().take(image.base_history).filter(|entry| !entry.empty_layer).count()
 }
 
 fn ref_name(name: &Reference) -> String {

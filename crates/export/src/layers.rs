@@ -10,11 +10,15 @@ use std::thread;
 use rbuild_digest::Digest;
 use rbuild_oci::Descriptor;
 use rbuild_oci::media_type::Compression;
-use rbuild_ports::{ErrorKind, LayerBlob, LayerId, LayerRow, PortError, RemoteBlob, Result, Timestamp};
+use rbuild_ports::{
+    ErrorKind, LayerBlob, LayerId, LayerRow, PortError, RemoteBlob, Result, Snapshot, Timestamp,
+};
 
 use crate::compress::{Pool, TarFacts, measure};
 use crate::{CompressionSpec, ExportContext, LayerDescriptor};
 
+/// BuildKit's annotation on layers whose times were clamped.
+pub(crate) const REWRITTEN: &str = "buildkit/rewritten-timestamp";
 /// The maker of blobs that came as they are.
 const PULLED: &str = "pulled";
 /// Layers fetched at a time.
@@ -174,6 +178,35 @@ impl<'a> LayerMaker<'a> {
         })
     }
 
+    /// Brings all layers of a snapshot onto the disk.
+    pub(crate) fn materialise(&self, snapshot: &Snapshot) -> Result<()> {
+        (self.cx.materialise)(snapshot)
+    }
+
+    /// Blobs of the layers' directories, which are on the disk, with no time after `latest` (seconds since 1970). What
+    /// comes out is another layer than the index knows: it is made anew by each export.
+    pub(crate) fn rewritten(
+        &self,
+        layers: &[LayerId],
+        latest: i64,
+        spec: &CompressionSpec,
+    ) -> Result<Vec<PreparedLayer>> {
+        self.in_parallel(layers, self.cx.threads.max(1), |layer| {
+            self.cx.cancel.check()?;
+            let row = self.row(layer)?;
+            let made = self.with_progress(&row, "rewriting layer", |passed| {
+                self.pool()?.store(spec, self.cx.blobs, self.cx.cancel, passed, &mut |out| {
+                    self.cx.snapshots.write_tar(layer, Some(latest), out)
+                })
+            })?;
+            let mut descriptor = Descriptor::new(spec.kind.oci_layer(), made.digest, made.size);
+            descriptor.annotations.insert(REWRITTEN.to_owned(), latest.to_string());
+            let mut out = prepared(&row, made.tar.diff_id, descriptor, Place::Store);
+            out.remotes.clear();
+            Ok(out)
+        })
+    }
+
     /// Brings the blobs of `layers` into the store.
     ///
     /// # Errors
@@ -301,7 +334,7 @@ impl<'a> LayerMaker<'a> {
     fn write_tar(&self, row: &LayerRow, source: &TarSource, out: &mut dyn Write) -> Result<()> {
         let id = &row.layer.layer;
         match source {
-            TarSource::Directory => self.cx.snapshots.write_tar(id, out),
+            TarSource::Directory => self.cx.snapshots.write_tar(id, None, out),
             TarSource::Blob(descriptor) => {
                 let blob = self.cx.blobs.open(&descriptor.digest)?;
                 decompress(descriptor, blob, out).inspect_err(|error| {

@@ -115,6 +115,8 @@ fn into_store(
             .extend(settings.names.iter().filter_map(|name| Some(format!("{}@{}", name.name(), digest?))));
     }
     if output.store {
+        // The own image keeps its layers as they are, so what was pushed is another one.
+        let manifest = manifest.filter(|_| !settings.rewrite);
         store::put(cx, request.images, &settings.names, manifest)?;
     }
     Ok(report)

@@ -121,6 +121,8 @@ pub struct ImageOptions {
     pub annotations: Vec<Annotation>,
     /// Later times are clamped to it.
     pub source_date_epoch: Option<i64>,
+    /// Times of files in the layers that this build made are clamped, too.
+    pub rewrite_timestamp: bool,
 }
 
 /// How layers are compressed.
@@ -368,6 +370,7 @@ impl Default for ImageOptions {
             oci_media_types: true,
             annotations: vec![],
             source_date_epoch: None,
+            rewrite_timestamp: false,
         }
     }
 }
@@ -443,7 +446,7 @@ fn store(attrs: &mut Attributes, registry: bool) -> Result<ImageOutput, OutputEr
         return Err(attrs.value("dest", &dest, "an image goes to its name=; type=oci writes a file"));
     }
     // The own store needs no unpacking: its images are layers on the disk already.
-    attrs.ignore("unpack");
+    let unpack = attrs.bool("unpack")? == Some(true);
     for name in ["dangling-name-prefix", "danging-name-empty-only"] {
         if let Some(value) = attrs.take(name) {
             return Err(attrs.unsupported(name, &value, "give the image a name=, or none"));
@@ -456,5 +459,10 @@ fn store(attrs: &mut Attributes, registry: bool) -> Result<ImageOutput, OutputEr
     out.store = attrs.bool("store")?.unwrap_or(true);
     out.name_canonical = attrs.bool("name-canonical")?.unwrap_or(false);
     out.image = attrs.image_options()?;
+    if out.image.rewrite_timestamp && (unpack || !out.push) {
+        let reason =
+            "only layers that leave the store are rewritten: push it, or use type=oci or type=docker";
+        return Err(attrs.unsupported("rewrite-timestamp", "true", reason));
+    }
     Ok(out)
 }

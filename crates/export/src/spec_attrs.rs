@@ -115,26 +115,30 @@ impl Attributes {
         }
         let names = self.names()?;
         let source_date_epoch = self.epoch()?;
+        let rewrite_timestamp = self.bool("rewrite-timestamp")?.unwrap_or(false);
         let mut annotations = vec![];
         for (name, value) in std::mem::take(&mut self.pairs) {
             if let Some(annotation) = Annotation::parse_attribute(&name, &value) {
                 annotations.push(annotation?);
             }
         }
-        Ok(ImageOptions { names, compression, oci_media_types, annotations, source_date_epoch })
+        Ok(ImageOptions {
+            names,
+            compression,
+            oci_media_types,
+            annotations,
+            source_date_epoch,
+            rewrite_timestamp,
+        })
     }
 
     fn refuse_unsupported(&mut self) -> Result<(), OutputError> {
         // They speak of attestations, and there are none.
         self.ignore("oci-artifact");
         self.ignore("attestation-inline");
-        for (name, reason) in [
-            ("rewrite-timestamp", "set SOURCE_DATE_EPOCH alone to clamp the image's own times"),
-            ("prefer-nondist-layers", "foreign layers are stored and pushed like all others"),
-        ] {
-            if self.bool(name)? == Some(true) {
-                return Err(self.unsupported(name, "true", reason));
-            }
+        if self.bool("prefer-nondist-layers")? == Some(true) {
+            let reason = "foreign layers are stored and pushed like all others";
+            return Err(self.unsupported("prefer-nondist-layers", "true", reason));
         }
         Ok(())
     }

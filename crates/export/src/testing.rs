@@ -185,7 +185,7 @@ impl Snapshots for Layers {
         unused()
     }
 
-    fn write_tar(&self, layer: &LayerId, out: &mut dyn Write) -> Result<()> {
+    fn write_tar(&self, layer: &LayerId, _: Option<i64>, out: &mut dyn Write) -> Result<()> {
         *self.written.lock().unwrap() += 1;
         let tar = self.tars.lock().unwrap().get(layer).cloned();
         let tar = tar.ok_or_else(|| PortError::new(ErrorKind::NotFound, format!("no layer {layer}")))?;

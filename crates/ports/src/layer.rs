@@ -186,11 +186,12 @@ pub trait Snapshots: Send + Sync {
         cancel: &CancelToken,
     ) -> Result<CommittedLayer>;
 
-    /// Writes the layer as a deterministic tar with OCI whiteouts.
+    /// Writes the layer as a deterministic tar with OCI whiteouts. Times after `latest` (seconds since 1970)
+    /// become `latest`.
     ///
     /// # Errors
     /// If it cannot be read, or `out` cannot be written.
-    fn write_tar(&self, layer: &LayerId, out: &mut dyn Write) -> Result<()>;
+    fn write_tar(&self, layer: &LayerId, latest: Option<i64>, out: &mut dyn Write) -> Result<()>;
 
     /// Opens the cache mount `id`, waiting for it as its sharing asks. `init` is its first content when it is new.
     ///

@@ -50,7 +50,7 @@ impl Inspector<'_> {
         }
         let Some(expected) = self.index.layer(layer)?.and_then(|row| row.diff_id) else { return Ok(false) };
         let mut out = HashOnly(Hasher::new());
-        self.snapshots.write_tar(layer, &mut out)?;
+        self.snapshots.write_tar(layer, None, &mut out)?;
         Ok(out.0.finish() != expected)
     }
 }

@@ -281,8 +281,13 @@ impl Snapshots for LayerStore {
         Ok(committed(id.clone(), count))
     }
 
-    fn write_tar(&self, layer: &LayerId, out: &mut dyn Write) -> Result<()> {
-        write_tar(open_layer(&self.shared, layer.as_str())?, &self.shared.maker, out)
+    fn write_tar(&self, layer: &LayerId, latest: Option<i64>, out: &mut dyn Write) -> Result<()> {
+        write_tar(
+            open_layer(&self.shared, layer.as_str())?,
+            &self.shared.maker,
+            latest.map(Time::from_secs),
+            out,
+        )
     }
 
     fn cache_mount(
@@ -323,7 +328,7 @@ impl Snapshots for LayerStore {
         let path = held.path().as_os_str().as_encoded_bytes();
         let root =
             sys::open_at(fs::CWD, path, sys::DIR).map_err(|e| PortError::io("open", held.path(), e))?;
-        write_tar(root, &self.shared.maker, out)?;
+        write_tar(root, &self.shared.maker, None, out)?;
         Ok(true)
     }
 

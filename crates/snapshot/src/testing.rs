@@ -93,7 +93,7 @@ impl TestStore {
 
     pub(crate) fn tar(&self, layer: &LayerId) -> Vec<u8> {
         let mut out = Vec::new();
-        self.store.write_tar(layer, &mut out).unwrap();
+        self.store.write_tar(layer, None, &mut out).unwrap();
         out
     }
 

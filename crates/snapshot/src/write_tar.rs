@@ -20,11 +20,16 @@ const CHUNK: usize = 256 * 1024;
 /// Deletions have no time: what the kernel stamped them with says nothing about the layer.
 const WHITEOUT_TIME: Time = Time { secs: 0, nanos: 0 };
 
-/// Writes the layer in the open directory `root`.
-pub(crate) fn write_tar(root: OwnedFd, maker: &Maker, out: &mut dyn Write) -> Result<()> {
+/// Writes the layer in the open directory `root`; times after `latest` become `latest`.
+pub(crate) fn write_tar(
+    root: OwnedFd,
+    maker: &Maker,
+    latest: Option<Time>,
+    out: &mut dyn Write,
+) -> Result<()> {
     let mut writer = TarWriter::layer(BufWriter::with_capacity(CHUNK, out));
     let mut names: HashMap<u64, RelPath> = HashMap::new();
-    walk(root, &mut |step| write_step(&mut writer, &mut names, maker, &step))?;
+    walk(root, &mut |step| write_step(&mut writer, &mut names, maker, latest, &step))?;
     let mut out = writer.finish().map_err(write_error)?;
     out.flush().map_err(|e| write_error(TarWriteError::Write(e)))
 }
@@ -33,6 +38,7 @@ fn write_step<W: Write>(
     writer: &mut TarWriter<W>,
     names: &mut HashMap<u64, RelPath>,
     maker: &Maker,
+    latest: Option<Time>,
     step: &Step<'_>,
 ) -> Result<()> {
     let path = step.path;
@@ -46,7 +52,7 @@ fn write_step<W: Write>(
         return writer.whiteout(path, WHITEOUT_TIME).map_err(write_error);
     }
     if sys::file_type(&stat) == FileType::RegularFile {
-        return write_file(writer, names, step, &stat);
+        return write_file(writer, names, latest, step, &stat);
     }
     let (major, minor) = (fs::major(stat.st_rdev), fs::minor(stat.st_rdev));
     let kind = match sys::file_type(&stat) {
@@ -62,7 +68,7 @@ fn write_step<W: Write>(
     };
     let kind = link(names, &stat, path).unwrap_or(kind);
     let place = step.opened.map_or(Place::At(step.dir, step.name), Place::Fd);
-    writer.bare(&meta(&stat, place, path)?.into_entry(path.clone(), kind)).map_err(write_error)?;
+    writer.bare(&meta(&stat, place, path, latest)?.into_entry(path.clone(), kind)).map_err(write_error)?;
     if let Some(dir) = step.opened
         && maker.is_opaque(dir).map_err(|e| failed("read", path, e))?
     {
@@ -74,12 +80,13 @@ fn write_step<W: Write>(
 fn write_file<W: Write>(
     writer: &mut TarWriter<W>,
     names: &mut HashMap<u64, RelPath>,
+    latest: Option<Time>,
     step: &Step<'_>,
     stat: &Stat,
 ) -> Result<()> {
     let path = step.path;
     let file = sys::open_at(step.dir, step.name, sys::READ).map_err(|e| failed("open", path, e))?;
-    let meta = meta(stat, Place::Fd(std::os::fd::AsFd::as_fd(&file)), path)?;
+    let meta = meta(stat, Place::Fd(std::os::fd::AsFd::as_fd(&file)), path, latest)?;
     match link(names, stat, path) {
         Some(link) => writer.bare(&meta.into_entry(path.clone(), link)).map_err(write_error),
         None => {
@@ -104,9 +111,10 @@ fn link(names: &mut HashMap<u64, RelPath>, stat: &Stat, path: &RelPath) -> Optio
     }
 }
 
-fn meta(stat: &Stat, place: Place<'_>, path: &RelPath) -> Result<Meta> {
+fn meta(stat: &Stat, place: Place<'_>, path: &RelPath, latest: Option<Time>) -> Result<Meta> {
     let mut meta = Meta::read(stat, place).map_err(|e| failed("read", path, e))?;
     meta.xattrs.retain(|name, _| sys::is_portable(name));
+    meta.mtime = latest.map_or(meta.mtime, |latest| meta.mtime.min(latest));
     Ok(meta)
 }
 

@@ -80,7 +80,7 @@ impl Snapshots for Directories {
         unsupported()
     }
 
-    fn write_tar(&self, _: &LayerId, _: &mut dyn Write) -> Result<()> {
+    fn write_tar(&self, _: &LayerId, _: Option<i64>, _: &mut dyn Write) -> Result<()> {
         unsupported()
     }
 

@@ -17,6 +17,7 @@ fn show(text: &str) -> String {
                 }
                 out.extend(o.annotations.iter().map(|a| format!("{:?}:{}={}", a.target, a.key, a.value)));
                 out.extend(o.source_date_epoch.map(|e| format!("@{e}")));
+                out.extend(o.rewrite_timestamp.then(|| "rewrite".to_owned()));
                 out.join(" ")
             };
             let kind = spec.kind();
@@ -55,6 +56,11 @@ fn outputs() {
         ("TYPE=tar, DEST=x.tar", "tar x.tar None"),
         ("type=oci", "oci - tar=true"),
         ("type=oci,dest=d,tar=false", "oci d tar=false"),
+        ("type=oci,rewrite-timestamp=true,source-date-epoch=7", "oci - tar=true @7 rewrite"),
+        (
+            "type=registry,name=app,rewrite-timestamp=true",
+            "registry store=true push=true docker.io/library/app:latest rewrite",
+        ),
         ("type=docker", "load"),
         ("type=docker,dest=-", "docker - tar=true"),
         ("type=docker,name=app", "load docker.io/library/app:latest"),
@@ -104,8 +110,9 @@ fn what_is_no_output() {
         ("type=image,dest=x", "type=oci writes a file"),
         (
             "type=image,rewrite-timestamp=true",
-            "rewrite-timestamp=true of output type=image is not supported yet",
+            "rewrite-timestamp=true of output type=image is not supported yet: only layers that leave",
         ),
+        ("type=registry,name=app,unpack=true,rewrite-timestamp=true", "only layers that leave the store"),
         ("type=image,annotation-foo.k=v", "unknown type \"foo\""),
         ("type=image,source-date-epoch=now", "expected seconds since 1970"),
         ("type=docker,context=other", "DOCKER_HOST"),

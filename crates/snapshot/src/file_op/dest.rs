@@ -96,7 +96,7 @@ impl Dest {
             std::fs::File::options().create_new(true).read(true).write(true).open(&tar_path).map_err(fail)?;
         let own =
             sys::open_at(&self.root, b".", sys::DIR).map_err(|e| failed("open", &RelPath::root(), e))?;
-        crate::write_tar::write_tar(own, &self.shared.maker, &mut tar)?;
+        crate::write_tar::write_tar(own, &self.shared.maker, None, &mut tar)?;
         std::io::Seek::rewind(&mut tar).map_err(fail)?;
         let root =
             sys::open_at(&copy.root, b".", sys::DIR).map_err(|e| failed("open", &RelPath::root(), e))?;

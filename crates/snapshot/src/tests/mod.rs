@@ -337,7 +337,7 @@ fn works_in_a_user_namespace() {
     let want = "/ d 0755 0:0 @0\n/d d 0711 0:0 @3\n/d/new f 0644 0:0 @0 1 =y\n/d/old f 0600 0:0 @4 1 =x\n/l l 0777 0:0 @0 -> d\n/o d 0755 0:0 @0\n/o/new f 0644 0:0 @0 0\n/p p 0600 0:0 @0\n";
     assert_eq!(dump_view(view.as_ref()), want);
     let mut out = Vec::new();
-    store.write_tar(&top.layer, &mut out).unwrap();
+    store.write_tar(&top.layer, None, &mut out).unwrap();
     assert_eq!(
         store.unpack(&"c".parse().unwrap(), &[id], &mut &*out, &CancelToken::new()).unwrap().entries,
         top.entries
