@@ -1,5 +1,6 @@
 //! Arguments and environment → `BuildRequest`. Wrong arguments are usage errors that name the flag and the value.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
@@ -170,9 +171,7 @@ pub(crate) fn source(args: &SourceArgs, root: &Path) -> Result<Prepared> {
             i64::try_from(size_bytes(size).map_err(|error| Usage(format!("--shm-size: {}", error.0)))?)
                 .unwrap_or(i64::MAX);
     }
-    for limit in &args.ulimit {
-        request.ulimits.push(ulimit(limit)?);
-    }
+    request.ulimits = ulimits(&args.ulimit)?;
     request.cgroup_parent.clone_from(&args.cgroup_parent);
     if args.jobs == Some(0) {
         return usage("--jobs: at least one step must run at a time");
@@ -389,6 +388,16 @@ fn ssh_agent(text: &str) -> Result<SshAgent> {
     }
 }
 
+/// One limit a name, the last one said, by name: their order is part of the keys of commands.
+fn ulimits(texts: &[String]) -> Result<Vec<Ulimit>> {
+    let mut limits = BTreeMap::new();
+    for text in texts {
+        let limit = ulimit(text)?;
+        limits.insert(limit.name.clone(), limit);
+    }
+    Ok(limits.into_values().collect())
+}
+
 fn ulimit(text: &str) -> Result<Ulimit> {
     let bad = || Usage(format!("--ulimit: {text:?} is not NAME=SOFT[:HARD]"));
     let (name, limits) = text.split_once('=').ok_or_else(bad)?;
@@ -480,6 +489,14 @@ mod tests {
         for bad in ["", "x", "5x", "m", "-1"] {
             assert!(size_bytes(bad).is_err() && duration_secs(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn limits_have_one_order() {
+        let said = ["nofile=1:2", "core=0", "nofile=3"].map(str::to_owned);
+        let limits: Vec<_> =
+            ulimits(&said).unwrap().into_iter().map(|limit| (limit.name, limit.soft, limit.hard)).collect();
+        assert_eq!(limits, [("core".to_owned(), 0, 0), ("nofile".to_owned(), 3, 3)]);
     }
 
     #[test]
