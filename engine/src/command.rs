@@ -16,6 +16,8 @@ pub enum Command {
         queries: Vec<KeyQuery>,
         /// On a hit, what to store too: that definition keys and content keys of the inputs are equivalent.
         learn: Vec<KeyQuery>,
+        /// How many results had been lost when this was asked for.
+        losses: u64,
     },
     /// Hash the content of an input as the step's operation selects it: `Hashed`, or `Lost`.
     Hash {
@@ -23,6 +25,8 @@ pub enum Command {
         step: NodeId,
         /// Position of the input.
         input: usize,
+        /// How many results had been lost when this was asked for. A result that was made anew after that must not be taken.
+        losses: u64,
     },
     /// Run the step and save its results: `Ran`, `Joined`, or `Lost`.
     Run {
@@ -34,6 +38,8 @@ pub enum Command {
         why: Why,
         /// The result of another build that does the same at the same time would do.
         join: bool,
+        /// How many results had been lost when this was asked for. A result that was made anew after that must not be taken.
+        losses: u64,
     },
 }
 

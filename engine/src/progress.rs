@@ -14,13 +14,24 @@ const TAIL_LINE_BYTES: usize = 4096;
 /// Progress of one step.
 pub(crate) struct StepProgress {
     step: NodeId,
+    losses: u64,
     events: Arc<dyn EventSink>,
     tail: Mutex<(VecDeque<String>, Vec<u8>)>,
 }
 
 impl StepProgress {
-    pub(crate) fn new(step: NodeId, events: Arc<dyn EventSink>) -> Self {
-        Self { step, events, tail: Mutex::default() }
+    /// For a command that was given after this many results had been lost.
+    pub(crate) fn new(step: NodeId, losses: u64, events: Arc<dyn EventSink>) -> Self {
+        Self { step, losses, events, tail: Mutex::default() }
+    }
+
+    pub(crate) fn step(&self) -> NodeId {
+        self.step
+    }
+
+    /// How many results had been lost when the command was given.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses
     }
 
     /// The last lines of the output.

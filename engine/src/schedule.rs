@@ -4,8 +4,11 @@
 //! Steps settle from the sources upwards. A step whose inputs are settled asks the index with the keys they have. If that misses, it
 //! hashes what it reads of its inputs and asks again. If that misses too, it must run, and only then are the results of its inputs needed:
 //! a result that is a hit is not touched before.
+//!
+//! A result may turn out to be lost. Its step then runs, and may make something else than before: whoever hashed what was there and
+//! did not end yet looks again, and what was computed from it meanwhile does not count.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rbuild_digest::Digest;
 use rbuild_graph::{Edge, NodeId};
@@ -59,10 +62,15 @@ struct Step {
     /// Keys of each wanted output.
     keys: Vec<Vec<KeyId>>,
     /// Content key of each input, once hashed.
-    content: Vec<Option<KeyId>>,
+    content: Vec<Option<Content>>,
     /// Inputs being hashed or wanted to be.
     hashing: BTreeSet<usize>,
-    asked: BTreeSet<usize>,
+    /// Those that are being hashed, with the losses when that was asked for.
+    asked: BTreeMap<usize, u64>,
+    /// The losses when it was told to run.
+    started: u64,
+    /// The number of its result's loss among all losses; zero if it never was lost.
+    lost: u64,
     /// Nothing can match, so it runs as soon as its inputs' contents, under which it is saved too, are hashed.
     doomed: Option<Why>,
     /// Somebody needs the result.
@@ -74,6 +82,13 @@ struct Step {
     fresh: bool,
     priority: u64,
     users: Vec<usize>,
+}
+
+/// A content key, with the losses when it was asked for.
+#[derive(Clone, Debug)]
+struct Content {
+    key: KeyId,
+    losses: u64,
 }
 
 /// See the module's head.
@@ -89,6 +104,8 @@ pub struct Scheduler {
     busy: usize,
     outstanding: usize,
     stopped: bool,
+    /// How many results turned out to be lost.
+    losses: u64,
 }
 
 impl Scheduler {
@@ -108,7 +125,9 @@ impl Scheduler {
                 spec,
                 state: StepState::Waiting,
                 hashing: BTreeSet::new(),
-                asked: BTreeSet::new(),
+                asked: BTreeMap::new(),
+                started: 0,
+                lost: 0,
                 doomed: None,
                 needed: false,
                 new_key: false,
@@ -142,18 +161,22 @@ impl Scheduler {
             busy: 0,
             outstanding: 0,
             stopped: false,
+            losses: 0,
         }
     }
 
     /// What to do now. Empty when everything waits for replies, or all is over.
     pub fn poll(&mut self) -> Vec<Command> {
         let mut out = Vec::new();
-        while let Some(i) = self.dirty.pop_front() {
-            if !self.stopped {
-                self.advance(i, &mut out);
+        loop {
+            while let Some(i) = self.dirty.pop_front() {
+                if !self.stopped {
+                    self.advance(i, &mut out);
+                }
             }
-        }
-        while !self.stopped && self.busy < self.jobs {
+            if self.stopped || self.busy >= self.jobs {
+                break;
+            }
             let Some((_, i)) = self.ready.pop_first() else { break };
             self.start(i, &mut out);
         }
@@ -222,7 +245,8 @@ impl Scheduler {
                 .map(|(position, (edge, content))| {
                     let dep = step.spec.deps.get(position).copied().unwrap_or_default();
                     let (selector, by_content) = (dep.selector, dep.content);
-                    SolvedInput { edge: *edge, selector, by_content, content: content.clone() }
+                    let content = content.as_ref().map(|content| content.key.clone());
+                    SolvedInput { edge: *edge, selector, by_content, content }
                 })
                 .collect(),
             outputs: step.spec.outputs.iter().copied().zip(step.keys.iter().cloned()).collect(),
@@ -261,6 +285,15 @@ impl Scheduler {
             StepState::Hashing => self.advance_hashing(i, out),
             StepState::Known if self.steps[i].needed => self.set(i, StepState::NeedInputs(Why::Pruned)),
             StepState::NeedInputs(why) => {
+                let stale = self.stale(i);
+                if !stale.is_empty() {
+                    // It looks again, once they are there.
+                    for position in stale {
+                        self.steps[i].content[position] = None;
+                    }
+                    self.steps[i].new_key = false;
+                    return self.set(i, StepState::Waiting);
+                }
                 let inputs = self.input_steps(i);
                 for input in &inputs {
                     self.need(*input);
@@ -334,13 +367,17 @@ impl Scheduler {
             }
         }
         let wanted: Vec<usize> =
-            self.steps[i].hashing.iter().copied().filter(|p| !self.steps[i].asked.contains(p)).collect();
+            self.steps[i].hashing.iter().copied().filter(|p| !self.steps[i].asked.contains_key(p)).collect();
         for position in wanted {
             let Some(input) = self.input(i, position) else { continue };
             self.need(input);
             if self.steps[input].state.has_result() {
-                self.steps[i].asked.insert(position);
-                out.push(Command::Hash { step: self.steps[i].spec.node, input: position });
+                self.steps[i].asked.insert(position, self.losses);
+                out.push(Command::Hash {
+                    step: self.steps[i].spec.node,
+                    input: position,
+                    losses: self.losses,
+                });
             }
         }
         if self.steps[i].hashing.is_empty() {
@@ -353,8 +390,19 @@ impl Scheduler {
 
     fn hash(&mut self, i: usize, positions: BTreeSet<usize>) {
         self.steps[i].hashing = positions;
-        self.steps[i].asked.clear();
         self.set(i, StepState::Hashing);
+    }
+
+    /// Positions of inputs that were lost since they were hashed. What is hashed now may be another content.
+    fn stale(&self, i: usize) -> Vec<usize> {
+        let stale = |position: &usize| {
+            let (content, input) = (&self.steps[i].content[*position], self.input(i, *position));
+            content
+                .as_ref()
+                .zip(input)
+                .is_some_and(|(content, input)| self.steps[input].lost > content.losses)
+        };
+        (0..self.steps[i].content.len()).filter(stale).collect()
     }
 
     fn may_hash(&self, i: usize, position: usize) -> bool {
@@ -366,11 +414,11 @@ impl Scheduler {
     fn probe(&mut self, i: usize, out: &mut Vec<Command>) {
         let queries = self.queries(i, true);
         let both =
-            |(p, key): (usize, &Option<KeyId>)| key.is_some() && !self.definition_keys(i, p).is_empty();
+            |(p, key): (usize, &Option<Content>)| key.is_some() && !self.definition_keys(i, p).is_empty();
         let learn =
             if self.steps[i].content.iter().enumerate().any(both) { self.queries(i, false) } else { vec![] };
         self.set(i, StepState::Probing);
-        out.push(Command::Probe { step: self.steps[i].spec.node, queries, learn });
+        out.push(Command::Probe { step: self.steps[i].spec.node, queries, learn, losses: self.losses });
     }
 
     /// The query of each wanted output. For probing, keys that cannot lead on or must not be trusted are left out.
@@ -409,8 +457,8 @@ impl Scheduler {
                     .map(|key| Alternative { key: key.clone(), selector }),
             );
         }
-        if let Some(Some(key)) = step.content.get(position) {
-            out.push(Alternative { key: key.clone(), selector: None });
+        if let Some(Some(content)) = step.content.get(position) {
+            out.push(Alternative { key: content.key.clone(), selector: None });
         }
         out
     }
@@ -423,13 +471,19 @@ impl Scheduler {
 
     fn start(&mut self, i: usize, out: &mut Vec<Command>) {
         let StepState::Ready(why) = self.steps[i].state else { return };
+        let there = self.input_steps(i).iter().all(|input| self.steps[*input].state.has_result());
+        if !there || !self.stale(i).is_empty() {
+            // One was lost meanwhile.
+            return self.set(i, StepState::NeedInputs(why));
+        }
         if self.steps[i].spec.heavy {
             self.busy += 1;
         }
         let queries = self.queries(i, false);
         let join = !self.fresh_inputs(i);
         self.set(i, StepState::Running(why));
-        out.push(Command::Run { step: self.steps[i].spec.node, queries, why, join });
+        self.steps[i].started = self.losses;
+        out.push(Command::Run { step: self.steps[i].spec.node, queries, why, join, losses: self.losses });
     }
 
     /// Whether it must not trust the cache, or stands on such a step that ran anew.
@@ -467,11 +521,12 @@ impl Scheduler {
     }
 
     fn on_hashed(&mut self, i: usize, input: usize, key: KeyId) {
+        let Some(losses) = self.steps[i].asked.remove(&input) else { return };
+        self.dirty.push_back(i);
         if let Some(content) = self.steps[i].content.get_mut(input) {
-            *content = Some(key);
+            *content = Some(Content { key, losses });
         }
         self.steps[i].hashing.remove(&input);
-        self.dirty.push_back(i);
     }
 
     fn on_ran(&mut self, i: usize, keys: Vec<Vec<KeyId>>) {
@@ -493,19 +548,24 @@ impl Scheduler {
     }
 
     fn on_lost(&mut self, i: usize, hashed: Option<usize>, lost: NodeId) {
-        match (self.steps[i].state, hashed) {
+        let asked = match (self.steps[i].state, hashed) {
             (StepState::Hashing, Some(input)) => {
-                self.steps[i].asked.remove(&input);
                 self.dirty.push_back(i);
+                self.steps[i].asked.remove(&input)
             }
             (StepState::Running(why), _) => {
                 self.leave_running(i);
                 self.set(i, StepState::NeedInputs(why));
+                Some(self.steps[i].started)
             }
-            _ => {}
-        }
+            _ => None,
+        };
         self.with(lost, |this, lost| {
-            if this.steps[lost].state.has_result() {
+            // Others may have said so before, and it may be there again.
+            let known = asked.is_none_or(|losses| this.steps[lost].lost > losses);
+            if !known && this.steps[lost].state.has_result() {
+                this.losses += 1;
+                this.steps[lost].lost = this.losses;
                 this.steps[lost].needed = true;
                 this.set(lost, StepState::NeedInputs(Why::Lost));
             }

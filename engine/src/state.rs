@@ -8,7 +8,8 @@
 //!    ├──────────▶ NeedInputs (`--no-cache`, or nothing can match; by way of Hashing where there are contents)
 //!    └──────────▶ Done       (sources that are known without doing anything)
 //! Hit, Done ──▶ NeedInputs   (the result turned out to be lost)
-//! Hashing, Running ──▶ their predecessor when an input's result was lost; any ──▶ Failed
+//! Ready, Running ──▶ their predecessor when an input's result was lost; NeedInputs ──▶ Waiting when that input had been
+//! hashed, since it may come out otherwise now; any ──▶ Failed
 //! ```
 
 /// Why a step runs instead of being found in the cache.
@@ -75,8 +76,10 @@ impl StepState {
             | (Hashing, Probing | NeedInputs(_))
             | (Probing, Hit | Known | Hashing | NeedInputs(_))
             | (Known | Hit | Done, NeedInputs(_)) => true,
-            (NeedInputs(a), Ready(b)) | (Ready(a), Running(b)) | (Running(a), NeedInputs(b)) => a == b,
-            (Running(_), Done) => true,
+            (NeedInputs(a), Ready(b)) | (Ready(a), Running(b)) | (Ready(a) | Running(a), NeedInputs(b)) => {
+                a == b
+            }
+            (Running(_), Done) | (NeedInputs(_), Waiting) => true,
             _ => false,
         }
     }

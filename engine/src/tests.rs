@@ -25,6 +25,8 @@ enum Kind {
     Work,
     /// Makes the same whatever its inputs are.
     Constant,
+    /// Makes something else each time.
+    Dice,
 }
 
 fn t(kind: Kind, text: &str, inputs: &[(usize, bool)]) -> T {
@@ -47,6 +49,28 @@ struct Build<'a> {
     log: Vec<String>,
     runs: Vec<usize>,
     hashed: usize,
+    losing: Option<Losing>,
+}
+
+/// Loses results that were hits, at random.
+struct Losing {
+    random: u64,
+    left: usize,
+    /// The record that each result came from.
+    record: Vec<Option<i64>>,
+    /// The losses when each result was asked for.
+    made: Vec<u64>,
+}
+
+impl Losing {
+    fn new(seed: u64, steps: usize) -> Self {
+        Self { random: seed, left: 6, record: vec![None; steps], made: vec![0; steps] }
+    }
+
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (self.random >> 33) % sides
+    }
 }
 
 impl Build<'_> {
@@ -66,7 +90,7 @@ impl Build<'_> {
             kind: match step.kind {
                 Kind::Image => StepKind::Known(vec![KeyId::root(&Digest::of(&step.text))]),
                 Kind::Local => StepKind::Known(vec![]),
-                Kind::Work | Kind::Constant => StepKind::Op(Digest::of(&step.text)),
+                Kind::Work | Kind::Constant | Kind::Dice => StepKind::Op(Digest::of(&step.text)),
             },
             ignore_cache: step.no_cache,
             outputs: vec![0],
@@ -75,28 +99,73 @@ impl Build<'_> {
         self.steps.iter().enumerate().map(spec).collect()
     }
 
+    /// As workers do: the reply when what a command reads is lost, or was made anew after the command was given.
+    fn lost(&mut self, step: NodeId, inputs: &[usize], losses: u64) -> Option<NodeId> {
+        let losing = self.losing.as_mut()?;
+        for input in inputs {
+            if losing.made[*input] > losses || self.content[*input].is_none() {
+                return Some(node(*input));
+            }
+            let Some(record) = losing.record[*input] else { continue };
+            if losing.left > 0 && losing.roll(3) == 0 {
+                losing.left -= 1;
+                self.content[*input] = None;
+                losing.record[*input] = None;
+                self.world.index.forget(record).unwrap();
+                self.log.push(format!("n{} lost n{input}", step.0));
+                return Some(node(*input));
+            }
+        }
+        None
+    }
+
+    fn made(&mut self, i: usize, content: String, record: Option<i64>, losses: u64) {
+        self.content[i] = Some(content);
+        if let Some(losing) = &mut self.losing {
+            (losing.record[i], losing.made[i]) = (record, losses);
+        }
+    }
+
     fn perform(&mut self, command: Command) -> Reply {
         match command {
-            Command::Probe { step, queries, learn } => {
+            Command::Probe { step, queries, learn, losses } => {
                 let keys = self.world.index.probe(&queries[0]).unwrap();
                 let record = self.world.index.records(&keys).unwrap().into_iter().next();
                 if let Some(record) = &record {
                     for query in &learn {
                         self.world.index.save(query, None).unwrap();
                     }
-                    self.content[step.index()] = Some(self.world.contents[&record.description].clone());
+                    let content = self.world.contents[&record.description].clone();
+                    self.made(step.index(), content, Some(record.id), losses);
                     self.log.push(format!("n{} hit", step.0));
                 }
                 Reply::Probed { step, keys: vec![keys], hit: record.is_some() }
             }
-            Command::Hash { step, input } => {
+            Command::Hash { step, input, losses } => {
                 self.hashed += 1;
                 let (from, _) = self.steps[step.index()].inputs[input];
+                if let Some(lost) = self.lost(step, &[from], losses) {
+                    return Reply::Lost { step, input: Some(input), lost };
+                }
                 let content = self.content[from].clone().expect("the input has a result");
-                Reply::Hashed { step, input, key: KeyId::root(&Digest::of(format!("content {content}"))) }
+                Reply::Hashed { step, input, key: content_key(&content) }
             }
-            Command::Run { step, queries, why, .. } => {
+            Command::Run { step, queries, why, losses, .. } => {
                 let i = step.index();
+                let inputs: Vec<usize> = self.steps[i].inputs.iter().map(|(input, _)| *input).collect();
+                if let Some(lost) = self.lost(step, &inputs, losses) {
+                    return Reply::Lost { step, input: None, lost };
+                }
+                for (alternatives, input) in queries[0].inputs.iter().zip(&inputs) {
+                    let hashed = alternatives.iter().find(|alternative| alternative.selector.is_none());
+                    if let (Some(hashed), Some(content)) = (hashed, &self.content[*input]) {
+                        assert_eq!(
+                            hashed.key,
+                            content_key(content),
+                            "saved under the content of something else"
+                        );
+                    }
+                }
                 self.runs.push(i);
                 let this = &self.steps[i];
                 let mut made = this.text.clone();
@@ -109,9 +178,13 @@ impl Build<'_> {
                     }
                 }
                 self.world.time += 1;
+                if this.kind == Kind::Dice {
+                    made = format!("{made} at {}", self.world.time);
+                }
                 let made = Digest::of(made).short();
-                self.content[i] = Some(made.clone());
-                let description = format!("{} {}", this.text, self.world.time);
+                let text = this.text.clone();
+                self.made(i, made.clone(), None, losses);
+                let description = format!("{text} {}", self.world.time);
                 self.world.contents.insert(description.clone(), made);
                 let record = NewRecord {
                     snapshot: Snapshot::default(),
@@ -133,37 +206,68 @@ impl Build<'_> {
     }
 }
 
+fn node(i: usize) -> NodeId {
+    NodeId(u32::try_from(i).unwrap())
+}
+
+fn content_key(content: &str) -> KeyId {
+    KeyId::root(&Digest::of(format!("content {content}")))
+}
+
 /// Builds `target` with replies in an order that `seed` decides; returns what ran and what hit, sorted by node, and the content.
 fn build(world: &mut World, steps: &[T], target: usize, seed: u64) -> (Vec<String>, String, usize) {
-    let mut content = vec![None; steps.len()];
-    for (i, step) in steps.iter().enumerate() {
-        if matches!(step.kind, Kind::Image | Kind::Local) {
-            content[i] = Some(Digest::of(&step.text).short());
-        }
-    }
-    let mut build = Build { world, steps: steps.to_vec(), content, log: vec![], runs: vec![], hashed: 0 };
-    let target_id = NodeId(u32::try_from(target).unwrap());
-    let mut scheduler = Scheduler::new(build.specs(), &[target_id], 3);
-    let mut waiting: Vec<Command> = vec![];
-    let mut random = seed;
-    while !scheduler.finished() {
-        waiting.extend(scheduler.poll());
-        if waiting.is_empty() {
-            assert!(scheduler.finished(), "nothing to do, and not finished");
-            break;
-        }
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let next = usize::try_from(random >> 33).unwrap() % waiting.len();
-        let reply = build.perform(waiting.swap_remove(next));
-        scheduler.on(reply);
-    }
-    assert!(scheduler.succeeded());
+    let build = solve(world, steps, target, seed, None);
     let once: BTreeSet<usize> = build.runs.iter().copied().collect();
     assert_eq!(once.len(), build.runs.len(), "a step ran twice: {:?}", build.runs);
     let (mut log, hashed) = (build.log, build.hashed);
     let content = build.content[target].clone().unwrap();
     log.sort_by_key(|line| line[1..].split(' ').next().and_then(|n| n.parse::<usize>().ok()));
     (log, content, hashed)
+}
+
+/// Commands are performed when their reply is due, or as soon as they are given: a reply may be old when it comes.
+fn solve<'a>(
+    world: &'a mut World,
+    steps: &[T],
+    target: usize,
+    seed: u64,
+    losing: Option<Losing>,
+) -> Build<'a> {
+    let mut content = vec![None; steps.len()];
+    for (i, step) in steps.iter().enumerate() {
+        if matches!(step.kind, Kind::Image | Kind::Local) {
+            content[i] = Some(Digest::of(&step.text).short());
+        }
+    }
+    let mut build =
+        Build { world, steps: steps.to_vec(), content, log: vec![], runs: vec![], hashed: 0, losing };
+    let mut scheduler = Scheduler::new(build.specs(), &[node(target)], 3);
+    let mut waiting: Vec<Result<Command, Reply>> = vec![];
+    let mut random = seed;
+    let mut roll = |sides: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(random >> 33).unwrap() % sides
+    };
+    while !scheduler.finished() {
+        for command in scheduler.poll() {
+            waiting.push(if build.losing.is_some() && roll(2) == 0 {
+                Err(build.perform(command))
+            } else {
+                Ok(command)
+            });
+        }
+        if waiting.is_empty() {
+            assert!(scheduler.finished(), "nothing to do, and not finished");
+            break;
+        }
+        let reply = match waiting.swap_remove(roll(waiting.len())) {
+            Ok(command) => build.perform(command),
+            Err(reply) => reply,
+        };
+        scheduler.on(reply);
+    }
+    assert!(scheduler.succeeded());
+    build
 }
 
 /// base, context, `COPY` of the context, `RUN` on it, final stage with `COPY --from`.
@@ -251,10 +355,12 @@ fn no_cache_runs_a_step_and_does_not_trust_old_records_on_it() {
 fn a_failure_starts_nothing_more_and_ends() {
     let steps = app("a");
     let world = &mut World::default();
-    let build = Build { world, steps, content: vec![], log: vec![], runs: vec![], hashed: 0 };
+    let build = Build { world, steps, content: vec![], log: vec![], runs: vec![], hashed: 0, losing: None };
     let mut scheduler = Scheduler::new(build.specs(), &[NodeId(5)], 1);
     let mut commands = scheduler.poll();
-    let Some(Command::Hash { step, input }) = commands.pop() else { panic!("the context is hashed first") };
+    let Some(Command::Hash { step, input, .. }) = commands.pop() else {
+        panic!("the context is hashed first")
+    };
     scheduler.on(Reply::Hashed { step, input, key: KeyId::root(&Digest::of("x")) });
     assert!(matches!(scheduler.poll().as_slice(), [Command::Probe { .. }]));
     scheduler.on(Reply::Failed { step });
@@ -268,8 +374,15 @@ fn a_lost_result_is_made_again() {
     world.index.prune(|description| description.starts_with("run-final"));
     let mut content = vec![None; 6];
     (content[0], content[1]) = (Some(Digest::of("base").short()), Some(Digest::of("a").short()));
-    let mut build =
-        Build { world: &mut world, steps: app("a"), content, log: vec![], runs: vec![], hashed: 0 };
+    let mut build = Build {
+        world: &mut world,
+        steps: app("a"),
+        content,
+        log: vec![],
+        runs: vec![],
+        hashed: 0,
+        losing: None,
+    };
     let mut scheduler = Scheduler::new(build.specs(), &[NodeId(5)], 1);
     let (mut lost, mut ran) = (false, vec![]);
     while !scheduler.finished() {
@@ -324,17 +437,19 @@ mod random {
 
     use super::*;
 
-    fn graphs() -> impl Strategy<Value = Vec<T>> {
+    const KINDS: [Kind; 4] = [Kind::Image, Kind::Local, Kind::Work, Kind::Constant];
+
+    fn graphs(kinds: &'static [Kind]) -> impl Strategy<Value = Vec<T>> {
         let step = (
-            0..4usize,
+            0..kinds.len(),
             0..6u8,
             prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 1..4),
             0..8u8,
         );
-        prop::collection::vec(step, 2..24).prop_map(|raw| {
+        prop::collection::vec(step, 2..24).prop_map(move |raw| {
             let mut steps: Vec<T> = vec![];
             for (i, (kind, text, inputs, no_cache)) in raw.into_iter().enumerate() {
-                let kind = [Kind::Image, Kind::Local, Kind::Work, Kind::Constant][kind];
+                let kind = kinds[kind];
                 let source = i == 0 || matches!(kind, Kind::Image | Kind::Local);
                 let kind = if i == 0 { Kind::Image } else { kind };
                 let inputs = if source {
@@ -371,7 +486,7 @@ mod random {
 
         /// Cold, warm, changed, pruned: whatever the order of replies, the result is what a naive build makes, and no step runs twice.
         #[test]
-        fn cached_equals_naive(steps in graphs(), changed in any::<prop::sample::Index>(), seeds in any::<[u64; 4]>()) {
+        fn cached_equals_naive(steps in graphs(&KINDS), changed in any::<prop::sample::Index>(), seeds in any::<[u64; 4]>()) {
             let target = steps.len() - 1;
             let mut world = World::default();
             prop_assert_eq!(build(&mut world, &steps, target, seeds[0]).1, naive(&steps, target));
@@ -381,6 +496,50 @@ mod random {
             prop_assert_eq!(build(&mut world, &other, target, seeds[2]).1, naive(&other, target));
             world.index.prune(|description| description.len() % 2 == 0);
             prop_assert_eq!(build(&mut world, &steps, target, seeds[3]).1, naive(&steps, target));
+        }
+
+        /// Results that were found get lost while others read them: what is made is right nevertheless, and no other step runs twice.
+        #[test]
+        fn lost_results_are_made_again(
+            steps in graphs(&KINDS),
+            changed in any::<[prop::sample::Index; 4]>(),
+            seeds in any::<[u64; 4]>(),
+        ) {
+            rounds(steps, &changed, &seeds, |steps, build| {
+                let target = steps.len() - 1;
+                assert_eq!(build.content[target].clone().expect("a result"), naive(steps, target));
+                let once: BTreeSet<usize> = build.runs.iter().copied().collect();
+                assert_eq!(once.len(), build.runs.len(), "{:?}", build.log);
+            });
+        }
+
+        /// The same with steps that never make the same twice: no record gets under the content key of something else.
+        #[test]
+        fn lost_results_that_come_out_otherwise_mislead_nobody(
+            steps in graphs(&[Kind::Image, Kind::Local, Kind::Work, Kind::Dice, Kind::Dice]),
+            changed in any::<[prop::sample::Index; 4]>(),
+            seeds in any::<[u64; 4]>(),
+        ) {
+            rounds(steps, &changed, &seeds, |_, _| {});
+        }
+    }
+
+    /// Builds again and again, with a step changed and records pruned each time, while results get lost.
+    fn rounds(
+        mut steps: Vec<T>,
+        changed: &[prop::sample::Index],
+        seeds: &[u64],
+        check: impl Fn(&[T], &Build<'_>),
+    ) {
+        let target = steps.len() - 1;
+        let mut world = World::default();
+        build(&mut world, &steps, target, seeds[0]);
+        for (changed, seed) in changed.iter().zip(seeds) {
+            let i = changed.index(steps.len());
+            steps[i].text += "!";
+            world.index.prune(|description| (description.len() as u64 + seed).is_multiple_of(3));
+            let losing = Losing::new(seed.rotate_left(32), steps.len());
+            check(&steps, &solve(&mut world, &steps, target, *seed, Some(losing)));
         }
     }
 }

@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     copied: Mutex<HashMap<NodeId, Snapshot>>,
     /// Sources of which something was fetched.
     fetched: Mutex<HashSet<NodeId>>,
+    /// Steps that ran in this build, and whose result was lost nevertheless.
+    lost_again: Mutex<HashSet<NodeId>>,
 }
 
 #[derive(Clone)]
@@ -73,6 +75,8 @@ pub(crate) struct StepResult {
     pub(crate) outputs: Vec<(u32, StepOutput)>,
     /// Records it came from, to be forgotten when they turn out wrong.
     pub(crate) records: Vec<i64>,
+    /// The losses when it was asked for.
+    pub(crate) losses: u64,
 }
 
 /// What a worker has to say.
@@ -127,16 +131,19 @@ impl Shared {
             opening,
             copied: Mutex::default(),
             fetched: Mutex::default(),
+            lost_again: Mutex::default(),
         }
     }
 
-    /// An output. Scratch if the scheduler let somebody ask too early, which its tests rule out.
-    pub(crate) fn output(&self, edge: Edge) -> StepOutput {
+    /// An output, for a command that was given after `losses`. Lost if it is not there any more, or is another one since.
+    fn output(&self, edge: Edge, losses: u64) -> Result<StepOutput, Trouble> {
         let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         let result = results.get(edge.node.index()).and_then(Option::as_ref);
-        let output =
-            result.and_then(|result| result.outputs.iter().find(|(output, _)| *output == edge.output));
-        output.map_or_else(|| StepOutput::Snapshot(Snapshot::default()), |(_, output)| output.clone())
+        let Some(result) = result.filter(|result| result.losses <= losses) else {
+            return Err(Trouble::Lost(edge.node));
+        };
+        let output = result.outputs.iter().find(|(output, _)| *output == edge.output);
+        Ok(output.map_or_else(|| StepOutput::Snapshot(Snapshot::default()), |(_, output)| output.clone()))
     }
 
     /// The records that a step's result came from.
@@ -156,7 +163,7 @@ impl Shared {
             }
             _ => {}
         }
-        let output = self.output(edge);
+        let output = self.output(edge, progress.losses())?;
         let StepOutput::Snapshot(snapshot) = &output else { return Ok(output) };
         if !self.materialiser.is_missing(snapshot) {
             return Ok(output);
@@ -170,7 +177,9 @@ impl Shared {
         };
         match ensured {
             Ok(()) => Ok(output),
-            Err(error) => Err(self.lost(edge.node).map_or_else(|| Trouble::from(error), Trouble::Lost)),
+            Err(error) => Err(self
+                .lost(edge.node, progress.losses())
+                .map_or_else(|| Trouble::from(error), Trouble::Lost)),
         }
     }
 
@@ -193,17 +202,23 @@ impl Shared {
 
     /// The layers of an output, wherever they are; directories are copied.
     pub(crate) fn layers(&self, edge: Edge, progress: &StepProgress) -> Result<Snapshot, Trouble> {
-        match (&self.graph.node(edge.node).op, self.output(edge)) {
-            (Op::Source(SourceOp::Local(_) | SourceOp::Http(_) | SourceOp::Git(_)), _)
-            | (_, StepOutput::View(_)) => self.snapshot(edge, progress),
-            (_, StepOutput::Snapshot(snapshot)) => Ok(snapshot),
+        let directory = matches!(
+            self.graph.node(edge.node).op,
+            Op::Source(SourceOp::Local(_) | SourceOp::Http(_) | SourceOp::Git(_))
+        );
+        if directory {
+            return self.snapshot(edge, progress);
+        }
+        match self.output(edge, progress.losses())? {
+            StepOutput::View(_) => self.snapshot(edge, progress),
+            StepOutput::Snapshot(snapshot) => Ok(snapshot),
         }
     }
 
     /// The targets' results, once everything has run.
     pub(crate) fn targets(&self, targets: &[Edge]) -> Result<Vec<Snapshot>, SolveError> {
         let one = |edge: &Edge| {
-            let progress = StepProgress::new(edge.node, self.events.clone());
+            let progress = StepProgress::new(edge.node, u64::MAX, self.events.clone());
             self.layers(*edge, &progress).map_err(|trouble| match trouble {
                 Trouble::Failed(mut error) => {
                     error.step.get_or_insert(edge.node);
@@ -232,7 +247,8 @@ impl Shared {
         if self.results.lock().unwrap_or_else(PoisonError::into_inner)[node.index()].is_none() {
             let view = self.shown(node, open)?;
             self.fetched.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
-            self.keep(node, vec![(0, StepOutput::View(view))], vec![]);
+            let outputs = vec![(0, StepOutput::View(view))];
+            self.keep(node, StepResult { outputs, records: vec![], losses: 0 });
         }
         Ok(())
     }
@@ -244,7 +260,7 @@ impl Shared {
         work: impl FnOnce(&StepProgress) -> Result<T, PortError>,
     ) -> Result<T, PortError> {
         self.events.event(Event::Started { step: node, why: Why::Source, at: self.ports.clock.now() });
-        let result = work(&StepProgress::new(node, self.events.clone()));
+        let result = work(&StepProgress::new(node, 0, self.events.clone()));
         let at = self.ports.clock.now();
         self.events.event(match &result {
             Ok(_) => Event::Finished { step: node, at },
@@ -266,15 +282,23 @@ impl Shared {
         nodes.iter().copied().filter(|node| remote(node) && !fetched.contains(node)).collect()
     }
 
-    /// Forgets the records that `node`'s result came from; `None` when it did not come from records.
-    fn lost(&self, node: NodeId) -> Option<NodeId> {
+    /// Drops `node`'s result, as a command that was given after `losses` found it, and forgets the records that it came from; `None`
+    /// when it cannot be made again.
+    fn lost(&self, node: NodeId, losses: u64) -> Option<NodeId> {
         if self.cancel.is_cancelled() {
             return None;
         }
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = results.get_mut(node.index())?;
-        let records = slot.as_ref().map(|result| result.records.clone()).unwrap_or_default();
-        if records.is_empty() {
+        let Some(result) = slot.as_ref().filter(|result| result.losses <= losses) else {
+            // Somebody else said so already.
+            return Some(node);
+        };
+        let records = result.records.clone();
+        // What was put together from layers of inputs is as lost as they are: it runs once more, and looks for them first.
+        if records.is_empty()
+            && (matches!(self.graph.node(node).op, Op::Source(_)) || !self.note_lost_again(node))
+        {
             return None;
         }
         *slot = None;
@@ -286,10 +310,20 @@ impl Shared {
         Some(node)
     }
 
-    fn keep(&self, node: NodeId, outputs: Vec<(u32, StepOutput)>, records: Vec<i64>) {
+    /// Whether this is the first time.
+    fn note_lost_again(&self, node: NodeId) -> bool {
+        self.lost_again.lock().unwrap_or_else(PoisonError::into_inner).insert(node)
+    }
+
+    /// Whether `node` ran in this build already, and some layer of its result was lost.
+    pub(crate) fn was_lost_again(&self, node: NodeId) -> bool {
+        self.lost_again.lock().unwrap_or_else(PoisonError::into_inner).contains(&node)
+    }
+
+    fn keep(&self, node: NodeId, result: StepResult) {
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = results.get_mut(node.index()) {
-            *slot = Some(StepResult { outputs, records });
+            *slot = Some(result);
         }
     }
 }
@@ -308,21 +342,25 @@ fn caught<T>(work: impl FnOnce() -> T) -> Result<T, SolveError> {
 /// Performs a command.
 fn perform(shared: &Shared, command: Command) -> Answer {
     match command {
-        Command::Probe { step, queries, learn } => answer(shared, step, None, |events| {
+        Command::Probe { step, queries, learn, losses } => answer(shared, step, None, |events| {
             let (keys, found) = probe(shared, &queries)?;
             let hit = found.is_some();
             if let Some(records) = found {
                 for query in &learn {
                     shared.ports.index.save(query, None)?;
                 }
-                events.extend(adopt(shared, step, &queries, records));
+                events.extend(adopt(shared, step, &queries, records, losses));
             }
             Ok(Reply::Probed { step, keys, hit })
         }),
-        Command::Hash { step, input } => answer(shared, step, Some(input), |_| {
-            Ok(Reply::Hashed { step, input, key: step::content_key(shared, step, input)? })
+        Command::Hash { step, input, losses } => answer(shared, step, Some(input), |_| {
+            let progress = StepProgress::new(step, losses, shared.events.clone());
+            Ok(Reply::Hashed { step, input, key: step::content_key(shared, step, input, &progress)? })
         }),
-        Command::Run { step, queries, why, join } => run(shared, step, &queries, why, join),
+        Command::Run { step, queries, why, join, losses } => {
+            let progress = StepProgress::new(step, losses, shared.events.clone());
+            run(shared, step, &queries, why, join, &progress)
+        }
     }
 }
 
@@ -363,18 +401,24 @@ fn probe(shared: &Shared, queries: &[KeyQuery]) -> Result<Probed, Trouble> {
 }
 
 /// Takes records as the step's results.
-fn adopt(shared: &Shared, step: NodeId, queries: &[KeyQuery], records: Vec<Record>) -> Option<Event> {
+fn adopt(
+    shared: &Shared,
+    step: NodeId,
+    queries: &[KeyQuery],
+    records: Vec<Record>,
+    losses: u64,
+) -> Option<Event> {
     let event = records.first().map(|record| {
         let Record { created, kind, cost_ms, .. } = record;
         Event::Cached { step, created: *created, kind: Some(*kind), cost_ms: *cost_ms }
     });
-    let ids = records.iter().map(|record| record.id).collect();
+    let ids: Vec<i64> = records.iter().map(|record| record.id).collect();
     let outputs = queries
         .iter()
         .zip(records)
         .map(|(query, record)| (query.output, StepOutput::Snapshot(record.snapshot)))
         .collect();
-    shared.keep(step, outputs, ids);
+    shared.keep(step, StepResult { outputs, records: ids, losses });
     event
 }
 
@@ -387,7 +431,7 @@ enum Joining {
 }
 
 /// Waits until no other build, in this process or another, does the same. If one did, its result is as good.
-fn join(shared: &Shared, step: NodeId, queries: &[KeyQuery]) -> Result<Joining, Trouble> {
+fn join(shared: &Shared, step: NodeId, queries: &[KeyQuery], losses: u64) -> Result<Joining, Trouble> {
     let apart = |query: &KeyQuery| query.inputs.iter().any(Vec::is_empty);
     if queries.is_empty() || queries.iter().any(apart) {
         return Ok(Joining::Run(None));
@@ -405,7 +449,7 @@ fn join(shared: &Shared, step: NodeId, queries: &[KeyQuery]) -> Result<Joining, 
     };
     let (keys, found) = probe(shared, queries)?;
     Ok(match found {
-        Some(records) => Joining::Took(keys, adopt(shared, step, queries, records)),
+        Some(records) => Joining::Took(keys, adopt(shared, step, queries, records, losses)),
         None => Joining::Run(Some(flight)),
     })
 }
@@ -425,12 +469,19 @@ fn flight_name(queries: &[KeyQuery]) -> Digest {
     Digest::of(text)
 }
 
-fn run(shared: &Shared, step: NodeId, queries: &[KeyQuery], why: Why, may_join: bool) -> Answer {
+fn run(
+    shared: &Shared,
+    step: NodeId,
+    queries: &[KeyQuery],
+    why: Why,
+    may_join: bool,
+    progress: &StepProgress,
+) -> Answer {
     let mut flight = None;
     if may_join && why != Why::Lost {
         let mut took = false;
         let answer = answer(shared, step, None, |events| {
-            let keys = match join(shared, step, queries)? {
+            let keys = match join(shared, step, queries, progress.losses())? {
                 Joining::Run(entered) => {
                     flight = entered;
                     vec![]
@@ -447,27 +498,33 @@ fn run(shared: &Shared, step: NodeId, queries: &[KeyQuery], why: Why, may_join: 
             return answer;
         }
     }
-    let answer = perform_run(shared, step, queries, why);
+    let answer = perform_run(shared, step, queries, why, progress);
     // Only now that its record is there.
     drop(flight);
     answer
 }
 
-fn perform_run(shared: &Shared, step: NodeId, queries: &[KeyQuery], why: Why) -> Answer {
+fn perform_run(
+    shared: &Shared,
+    step: NodeId,
+    queries: &[KeyQuery],
+    why: Why,
+    progress: &StepProgress,
+) -> Answer {
     let started = shared.ports.clock.now();
     if step::visible(&shared.graph.node(step).op) {
         shared.events.event(Event::Started { step, why, at: started });
     }
-    let progress = StepProgress::new(step, shared.events.clone());
     let mut out = answer(shared, step, None, |events| {
         shared.cancel.check()?;
-        let made = step::run(shared, step, &progress)?;
+        let made = step::run(shared, step, progress)?;
         let at = shared.ports.clock.now();
         let keys = match made.keys {
             Some(keys) => vec![keys; shared_outputs(queries, &made.outputs)],
             None => save(shared, step, queries, &made.outputs, millis(started, at))?,
         };
-        shared.keep(step, made.outputs, vec![]);
+        let losses = progress.losses();
+        shared.keep(step, StepResult { outputs: made.outputs, records: vec![], losses });
         if step::visible(&shared.graph.node(step).op) {
             events.push(Event::Finished { step, at });
         }

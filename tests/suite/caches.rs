@@ -334,6 +334,37 @@ fn layers_that_are_gone_or_damaged_are_made_again() {
     assert_eq!(again.ok().ran, 0, "{}", again.text());
 }
 
+/// A step of this build put the layers of cached ones together, and two others find out at once that one is gone.
+#[test]
+fn linked_layers_that_are_gone_are_made_again() {
+    if !able() {
+        return;
+    }
+    let text = "FROM BASE AS libs\nCOPY --link src /src\nCOPY --link note /note\n\
+        FROM libs AS one\nRUN cat /src/a /note > /one\n\
+        FROM libs AS two\nRUN cat /src/b /note > /two\n\
+        FROM scratch\nCOPY --from=one /one /\nCOPY --from=two /two /\n";
+    let registry = TestRegistry::start();
+    let space = Space::new();
+    make_tree(&space.context(), TREE);
+    let mut first = request(&space, text);
+    first.cache_to = to(&format!("type=registry,ref={}/app:cache,mode=max", registry.host()));
+    build(&space, &first).ok();
+    break_layers(&registry, &Fault::Status(404, vec![], String::new()));
+    for _ in 0..4 {
+        let space = Space::new();
+        make_tree(&space.context(), TREE);
+        space.write("note", " new");
+        let mut changed = request(&space, text);
+        changed.cache_from = from(&format!("{}/app:cache", registry.host()));
+        let (built, image) = image_of(&space, changed);
+        built.ok();
+        let files = image.expect("it was built").rootfs();
+        assert_eq!(files.listing(Times::Hidden).lines().count(), 2, "{}", built.text());
+        assert!(steps(&built, "RUN").iter().all(|step| step.contains("ran")), "{}", built.text());
+    }
+}
+
 #[test]
 fn damaged_layers_are_found_out() {
     if !able() {

@@ -14,7 +14,12 @@ use crate::worker::{Shared, Trouble};
 use crate::{Hashed, StepOutput};
 
 /// The content key of `step`'s input at `position`.
-pub(crate) fn content_key(shared: &Shared, step: NodeId, position: usize) -> Result<KeyId, Trouble> {
+pub(crate) fn content_key(
+    shared: &Shared,
+    step: NodeId,
+    position: usize,
+    progress: &StepProgress,
+) -> Result<KeyId, Trouble> {
     let spec = shared
         .maps
         .get(step.index())
@@ -28,8 +33,7 @@ pub(crate) fn content_key(shared: &Shared, step: NodeId, position: usize) -> Res
         )
         .into());
     };
-    let progress = StepProgress::new(step, shared.events.clone());
-    let view = match shared.present(*edge, &progress)? {
+    let view = match shared.present(*edge, progress)? {
         StepOutput::Snapshot(snapshot) => shared.ports.snapshots.view(&snapshot)?,
         StepOutput::View(view) => view,
     };

@@ -35,7 +35,7 @@ pub(crate) fn known(op: &Op, aliases: &HashMap<LayerId, LayerId>) -> Option<Step
     let layers =
         diff_ids.iter().map(LayerId::of_diff_id).map(|layer| aliases.get(&layer).cloned().unwrap_or(layer));
     let snapshot = Snapshot { layers: layers.collect() };
-    Some(StepResult { outputs: vec![(0, StepOutput::Snapshot(snapshot))], records: vec![] })
+    Some(StepResult { outputs: vec![(0, StepOutput::Snapshot(snapshot))], records: vec![], losses: 0 })
 }
 
 /// Whether running it is worth telling people.

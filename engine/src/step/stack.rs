@@ -50,6 +50,12 @@ fn input_layers(
 ) -> Result<Snapshot, Trouble> {
     match input.and_then(|input| node.inputs.get(input as usize)) {
         None => Ok(Snapshot::default()),
-        Some(edge) => shared.layers(*edge, progress),
+        Some(edge) => {
+            if shared.was_lost_again(progress.step()) {
+                // A layer of some input is lost; the input that brought it runs again.
+                shared.present(*edge, progress)?;
+            }
+            shared.layers(*edge, progress)
+        }
     }
 }
