@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::{Step, Trace};
+use crate::{Step, StepKind, Trace};
 
 /// For each step of `new` its counterpart in `old`.
 pub(crate) fn align(new: &Trace, old: &Trace) -> Vec<Option<usize>> {
@@ -47,7 +47,8 @@ fn same_place(old: &Step, new: &Step) -> bool {
         && old.platform == new.platform
         && old.stage == new.stage
         && old.ordinal == new.ordinal
-        && keyword(&old.text) == keyword(&new.text)
+        // An image's text is its name, which is what may have changed.
+        && (new.kind == StepKind::Image || keyword(&old.text) == keyword(&new.text))
 }
 
 fn keyword(text: &str) -> &str {

@@ -198,7 +198,12 @@ impl Comparison<'_> {
                 self.files(at, position, earlier, old, new)
             }
             StepKind::Image | StepKind::Remote => {
-                let other = || other_platform(from, earlier.trace.steps.get(was.step)?);
+                let other = || {
+                    let old = earlier.trace.steps.get(was.step)?;
+                    let image =
+                        || (old.kind == StepKind::Image && old.op != from.op).then(|| image(from, old));
+                    other_platform(from, old).or_else(image)
+                };
                 from.causes.first().cloned().or_else(other)
             }
             _ if from.ran() || !from.causes.is_empty() => Some(Cause::Step { step: input.step }),

@@ -112,7 +112,7 @@ fn hit(step: &Step, trace: &Trace) -> String {
             None if *created > 0 => {
                 let _ = write!(out, ", built here on {}", minute(*created));
             }
-            None => {}
+            None => out.push_str("; its result is not here, and was not needed"),
         }
         if *created > 0 {
             let _ = write!(out, ", {} saved", seconds(*ms));
