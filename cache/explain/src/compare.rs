@@ -97,6 +97,7 @@ impl Comparison<'_> {
             }
         }
         match earlier {
+            Some(earlier) if earlier.trace.imported => Cause::Never { imports: self.new.imports.clone() },
             Some(earlier) if earlier.step.outcome == Outcome::Failed => Cause::FailedBefore,
             Some(_) => Cause::Gone,
             None => self.unknown(step),

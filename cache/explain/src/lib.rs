@@ -6,6 +6,7 @@ mod align;
 mod cause;
 mod compare;
 mod manifest;
+mod notes;
 mod report;
 mod trace;
 mod words;
@@ -13,6 +14,7 @@ mod words;
 pub use cause::{Cause, FileChange, FileChangeKind, Place};
 pub use compare::{Removed, World, explain};
 pub use manifest::{Manifest, ManifestEntry};
+pub use notes::Notes;
 pub use report::{Explanation, Root, explanation, to_json};
 pub use trace::{Found, Input, Outcome, Step, StepKind, Trace, Variable};
 

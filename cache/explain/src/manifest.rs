@@ -138,7 +138,7 @@ impl Manifest {
     }
 }
 
-fn push(out: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn push(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push((number & 0x7f) as u8 | 0x80);
         number >>= 7;
@@ -146,7 +146,7 @@ fn push(out: &mut Vec<u8>, mut number: u64) {
     out.push((number & 0x7f) as u8);
 }
 
-fn pull(from: &mut &[u8]) -> Option<u64> {
+pub(crate) fn pull(from: &mut &[u8]) -> Option<u64> {
     let mut out = 0u64;
     for shift in (0..64).step_by(7) {
         let byte = *take(from, 1)?.first()?;
@@ -158,7 +158,7 @@ fn pull(from: &mut &[u8]) -> Option<u64> {
     None
 }
 
-fn take<'a>(from: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
+pub(crate) fn take<'a>(from: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
     let (head, rest) = from.split_at_checked(count)?;
     *from = rest;
     Some(head)

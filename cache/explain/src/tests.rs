@@ -182,3 +182,80 @@ fn traces_come_back_and_wrong_ones_do_not() {
     wrong.steps[1].inputs[0].step = 1;
     assert_eq!(Trace::from_bytes(&wrong.to_bytes()), None, "an input comes before its user");
 }
+
+/// Two steps: files of the context, and a command on them.
+fn build_of(version: &str, files: &str) -> Trace {
+    let step = |kind, text: &str, op: &str, inputs: Vec<Input>| Step {
+        name: format!("[1/2] {text}"),
+        stage: "app".to_owned(),
+        ordinal: inputs.len(),
+        platform: "linux/amd64".to_owned(),
+        target: "linux/amd64".to_owned(),
+        kind,
+        line: Some(3),
+        text: text.to_owned(),
+        op: op.to_owned(),
+        preimage: "a secret place".to_owned(),
+        fields: vec![],
+        inputs,
+        secrets: vec![],
+        no_cache: false,
+        outcome: Outcome::Ran { why: "not-in-cache".to_owned(), ms: 7 },
+        causes: vec![],
+    };
+    let input = |step, content: Option<&str>| Input { step, content: content.map(str::to_owned) };
+    let mut run = step(StepKind::Exec, "RUN make $V", version, vec![input(1, None)]);
+    (run.ordinal, run.fields) = (2, vec![("env.V".to_owned(), version.to_owned())]);
+    Trace {
+        version: 1,
+        build: "b".to_owned(),
+        at: 5,
+        dockerfile: "Dockerfile".to_owned(),
+        context: Some("/home/me".to_owned()),
+        args: vec![("V".to_owned(), version.to_owned())],
+        variables: vec![Variable { name: "V".to_owned(), arg: true, line: 2, value: None }],
+        steps: vec![
+            step(StepKind::Local, "context", "random", vec![]),
+            step(StepKind::File, "COPY . /", "copy", vec![input(0, Some(files))]),
+            run,
+        ],
+        ..Trace::default()
+    }
+}
+
+#[test]
+fn notes_come_back_without_what_is_of_one_machine_and_explain_elsewhere() {
+    let files: HashMap<String, Manifest> = [("one", "a f 644 1"), ("two", "a f 644 2")]
+        .map(|(key, text)| (key.to_owned(), manifest(text)))
+        .into();
+    let notes = Notes::of(&build_of("1", "one"), |key| files.get(key).cloned());
+    let bytes = notes.to_bytes();
+    assert_eq!(Notes::from_bytes(&bytes).as_ref(), Some(&notes));
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(!text.contains("/home/me") && !text.contains("a secret place"));
+    for at in 0..bytes.len() {
+        assert!(Notes::from_bytes(&bytes[..at]).is_none_or(|cut| cut.manifests.is_empty()), "cut to {at}");
+    }
+    // When it was built, and how it ended, does not make it another build; its arguments and files do.
+    let again = Trace { at: 9, ..build_of("1", "one") };
+    assert_eq!(Notes::of(&again, |_| None).key(), notes.key());
+    for other in [build_of("2", "one"), build_of("1", "two")] {
+        assert_ne!(Notes::of(&other, |_| None).key(), notes.key());
+    }
+    let causes = |mut new: Trace| {
+        new.imports = vec!["cache".to_owned()];
+        let world = Known { manifests: files.clone(), ..Known::default() };
+        explain(&mut new, std::slice::from_ref(&notes.trace), &world);
+        new.steps.into_iter().flat_map(|step| step.causes).map(|cause| cause.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        causes(build_of("1", "two")),
+        ["a file changed in the build context: a modified", "a step before it ran"]
+    );
+    assert_eq!(
+        causes(build_of("2", "one"))[1..],
+        ["build argument V changed from \"1\" to \"2\" (Dockerfile:2)"]
+    );
+    // Nothing differs, so the cache left it out.
+    assert_eq!(causes(build_of("1", "one"))[0], "never built here, and cache did not offer it");
+}

@@ -35,6 +35,9 @@ pub struct Trace {
     pub imports: Vec<String>,
     /// `--no-cache`.
     pub no_cache: bool,
+    /// It was built elsewhere: an imported cache tells of it.
+    #[serde(skip)]
+    pub imported: bool,
     /// Inputs come before their users.
     pub steps: Vec<Step>,
 }

@@ -22,4 +22,4 @@ pub use manifest::{
     CREATED_AT, CacheManifest, Form, ManifestError, RemoteDocument, UNCOMPRESSED, read_document,
     write_manifest,
 };
-pub use mounts::{CHUNK_TYPE, Chunk, MOUNTS_TYPE, MountContent, MountIndex};
+pub use mounts::{CHUNK_TYPE, Chunk, MOUNTS_TYPE, MountContent, MountIndex, NOTES_TYPE};

@@ -11,6 +11,8 @@ use crate::chunker::MAX_CHUNK;
 pub const MOUNTS_TYPE: &str = "application/vnd.rbuild.cachemounts.v1+json";
 /// A piece's media type.
 pub const CHUNK_TYPE: &str = "application/vnd.rbuild.cachemount.chunk.v1+zstd";
+/// The media type of what a cache tells of the build that exported it.
+pub const NOTES_TYPE: &str = "application/vnd.rbuild.cachenotes.v1+zstd";
 /// Compressed pieces may be that much larger than plain ones.
 const SLACK: u64 = 64 << 10;
 

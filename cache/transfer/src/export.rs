@@ -22,7 +22,7 @@ use crate::merge::{EXPORTED_AT, Kept, today};
 use crate::mounts::MountExport;
 use crate::steps::{ExportGraph, layers, records};
 use crate::target::CacheTarget;
-use crate::{CacheOptions, ExistingCache};
+use crate::{CacheNotes, CacheOptions, ExistingCache, notes};
 
 /// Layers on their way at a time.
 const PARALLEL: usize = 4;
@@ -48,7 +48,7 @@ pub struct CacheExported {
     pub skipped: u64,
 }
 
-/// Exports the cache of `graphs`, the builds of one or several platforms, to `target`.
+/// Exports the cache of `graphs`, the builds of one or several platforms, to `target`, with what `notes` tell of them.
 ///
 /// # Errors
 /// If the target cannot be written, the store not read, `Cancelled`.
@@ -57,6 +57,7 @@ pub fn export_cache(
     graphs: &[ExportGraph],
     target: &dyn CacheTarget,
     options: &CacheOptions,
+    notes: Option<&CacheNotes>,
 ) -> Result<CacheExported> {
     let maker = LayerMaker::new(cx);
     let export =
@@ -88,7 +89,8 @@ pub fn export_cache(
             sent = Some(mounts.send(graphs, &old)?);
         }
         let mounts = mounts.join(sent.clone().unwrap_or_default(), &old)?;
-        let (manifest, kept) = export.write(&chains, &own, existing.as_ref(), &mounts)?;
+        let notes = notes::send(cx, target, notes, existing.as_ref())?;
+        let (manifest, kept) = export.write(&chains, &own, existing.as_ref(), &mounts, notes)?;
         if let Some(manifest) = manifest {
             if options.merge && !target.holds(&manifest, cx.cancel)? {
                 continue;
@@ -251,6 +253,7 @@ impl Export<'_> {
         own: &[Descriptor],
         existing: Option<&ExistingCache>,
         mounts: &MountIndex,
+        notes: Vec<Descriptor>,
     ) -> Result<(Option<Descriptor>, usize)> {
         let mut kept = match existing {
             Some(existing) => self.kept(existing, own)?,
@@ -286,6 +289,7 @@ impl Export<'_> {
             manifest.layers.push(list);
             manifest.layers.extend(mounts.chunks().map(|chunk| chunk.blob.clone()));
         }
+        manifest.layers.extend(notes);
         self.document("writing config", &manifest.config, &bytes)?;
         let form = Form { image_manifest: self.options.image_manifest, oci: self.options.oci_media_types };
         let (descriptor, bytes) = write_manifest(&manifest, form);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rbuild_cache_remote::{
-    CacheConfig, CacheManifest, Imported, ImportedLayer, MOUNTS_TYPE, MountIndex, RemoteDocument,
+    CacheConfig, CacheManifest, Imported, ImportedLayer, MOUNTS_TYPE, MountIndex, NOTES_TYPE, RemoteDocument,
     inline_config, read_document,
 };
 use rbuild_digest::Digest;
@@ -33,6 +33,8 @@ pub struct ImportedCache {
     pub name: String,
     /// Where it lists contents of cache mounts.
     pub mounts: Option<Descriptor>,
+    /// What it tells of the builds that exported it, the latest first.
+    pub notes: Vec<Descriptor>,
 }
 
 /// Where OCI documents are.
@@ -54,11 +56,13 @@ pub(crate) fn read(
         location: shelf.location(),
         name: name.to_owned(),
         mounts: None,
+        notes: vec![],
     };
     match read_document(bytes, declared).map_err(|error| invalid(name, &error))? {
         RemoteDocument::Cache(cache) => {
             let mounts = mounts_of(&cache.layers).cloned();
-            Ok(vec![ImportedCache { mounts, ..found(read_cache(shelf, name, &cache)?) }])
+            let notes = cache.layers.iter().filter(|layer| layer.media_type == NOTES_TYPE).cloned().collect();
+            Ok(vec![ImportedCache { mounts, notes, ..found(read_cache(shelf, name, &cache)?) }])
         }
         RemoteDocument::Image(manifest) => {
             let imported = read_inline(shelf, name, &manifest)?;

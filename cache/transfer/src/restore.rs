@@ -77,7 +77,8 @@ impl RestoringSnapshots {
         if let Some(list) = lists.get(&descriptor.digest) {
             return Ok(list.clone());
         }
-        let list = Arc::new(MountIndex::parse(&self.blob(cache, descriptor, MAX_INDEX, cancel)?));
+        let list =
+            Arc::new(MountIndex::parse(&small_blob(&*self.sources, cache, descriptor, MAX_INDEX, cancel)?));
         lists.insert(descriptor.digest, list.clone());
         Ok(list)
     }
@@ -99,32 +100,32 @@ impl RestoringSnapshots {
             Err(error) => Err(tar.failure.unwrap_or(error)),
         }
     }
+}
 
-    /// A verified blob.
-    fn blob(
-        &self,
-        cache: &ImportedCache,
-        descriptor: &Descriptor,
-        limit: u64,
-        cancel: &CancelToken,
-    ) -> Result<Vec<u8>> {
-        if descriptor.size > limit {
-            let message = format!("{} has {} bytes, more than {limit}", descriptor.digest, descriptor.size);
-            return Err(PortError::new(ErrorKind::Invalid, message));
-        }
-        let remote = RemoteBlob { location: cache.location.clone(), descriptor: descriptor.clone() };
-        let mut bytes = vec![];
-        self.sources
-            .fetch_blob(&remote, cancel)?
-            .take(descriptor.size.saturating_add(1))
-            .read_to_end(&mut bytes)
-            .map_err(|error| PortError::io("read", descriptor.digest.to_string(), error))?;
-        if Digest::of(&bytes) != descriptor.digest {
-            let message = format!("{} from {} is damaged", descriptor.digest, cache.location);
-            return Err(PortError::new(ErrorKind::Corrupt, message));
-        }
-        Ok(bytes)
+/// A verified blob of a cache.
+pub(crate) fn small_blob(
+    sources: &dyn Sources,
+    cache: &ImportedCache,
+    descriptor: &Descriptor,
+    limit: u64,
+    cancel: &CancelToken,
+) -> Result<Vec<u8>> {
+    if descriptor.size > limit {
+        let message = format!("{} has {} bytes, more than {limit}", descriptor.digest, descriptor.size);
+        return Err(PortError::new(ErrorKind::Invalid, message));
     }
+    let remote = RemoteBlob { location: cache.location.clone(), descriptor: descriptor.clone() };
+    let mut bytes = vec![];
+    sources
+        .fetch_blob(&remote, cancel)?
+        .take(descriptor.size.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|error| PortError::io("read", descriptor.digest.to_string(), error))?;
+    if Digest::of(&bytes) != descriptor.digest {
+        let message = format!("{} from {} is damaged", descriptor.digest, cache.location);
+        return Err(PortError::new(ErrorKind::Corrupt, message));
+    }
+    Ok(bytes)
 }
 
 /// Reads a mount's tar, one piece at a time.
@@ -140,7 +141,7 @@ struct Pieces<'a> {
 
 impl Pieces<'_> {
     fn next(&self, chunk: &Chunk) -> Result<Vec<u8>> {
-        let packed = self.of.blob(self.cache, &chunk.blob, u64::MAX, self.cancel)?;
+        let packed = small_blob(&*self.of.sources, self.cache, &chunk.blob, u64::MAX, self.cancel)?;
         // Both numbers were bounded when the list was read.
         let length = usize::try_from(chunk.length).unwrap_or(0);
         let plain = zstd::bulk::decompress(&packed, length).unwrap_or_default();

@@ -84,6 +84,8 @@ pub struct CacheOptions {
     pub mounts_size: u64,
     /// `merge`: what others exported to the same place stays.
     pub merge: bool,
+    /// `explain`: arguments, instructions and names of files too, so that others see why a step of theirs runs.
+    pub explain: bool,
 }
 
 /// Why a text is no cache.
@@ -122,7 +124,7 @@ pub enum CacheSpecError {
 const LATER: [&str; 3] = ["gha", "s3", "azblob"];
 const FROM_TYPES: [&str; 2] = ["registry", "local"];
 const TO_TYPES: [&str; 3] = ["registry", "local", "inline"];
-const EXPORT: [&str; 10] = [
+const EXPORT: [&str; 11] = [
     "mode",
     "image-manifest",
     "oci-mediatypes",
@@ -131,6 +133,7 @@ const EXPORT: [&str; 10] = [
     "force-compression",
     "ignore-error",
     "merge",
+    "explain",
     "mounts",
     "mounts-size",
 ];
@@ -267,6 +270,7 @@ impl Default for CacheOptions {
             compression: CompressionSpec::GZIP,
             ignore_error: true,
             merge: true,
+            explain: true,
             mounts: false,
             mounts_size: MOUNTS_SIZE,
         }
@@ -346,6 +350,7 @@ fn options(attrs: &mut Attributes) -> Result<CacheOptions, CacheSpecError> {
         mounts: attrs.bool("mounts")?.unwrap_or(default.mounts),
         mounts_size: size(attrs, "mounts-size")?.unwrap_or(default.mounts_size),
         merge: attrs.bool("merge")?.unwrap_or(default.merge),
+        explain: attrs.bool("explain")?.unwrap_or(default.explain),
     })
 }
 
@@ -416,6 +421,7 @@ mod tests {
         assert_eq!((max.compression.kind, max.compression.level), (Compression::Zstd, Some(3)));
         let old = options("type=registry,ref=a/b,oci-mediatypes=false");
         assert_eq!((old.image_manifest, old.oci_media_types), (false, false));
+        assert!(options("type=local,dest=d").explain && !options("type=local,dest=d,explain=false").explain);
         let mounts = options("type=local,dest=d,mounts=true,mounts-size=2GB");
         assert_eq!((mounts.mounts, mounts.mounts_size), (true, 2 << 30));
         let local = to("type=local,dest=d,tag=x,reset=true,image-manifest=false");

@@ -63,7 +63,13 @@ impl CacheSource for Memory {
     fn read(&self, _cancel: &CancelToken) -> Result<Vec<ImportedCache>> {
         self.asked.store(true, Ordering::SeqCst);
         let imported = Imported::new(chain().config(), &[layer("l1", 1), layer("l2", 2)]);
-        Ok(vec![ImportedCache { imported, location: "h/r".to_owned(), name: self.name(), mounts: None }])
+        Ok(vec![ImportedCache {
+            imported,
+            location: "h/r".to_owned(),
+            name: self.name(),
+            mounts: None,
+            notes: vec![],
+        }])
     }
 }
 
@@ -191,7 +197,13 @@ fn stages_may_have_any_number_of_steps() {
             }
             chains.add_result(last, vec![digest("l1")], 5);
             let imported = Imported::new(chains.config(), &[layer("l1", 1)]);
-            Ok(vec![ImportedCache { imported, location: "h/r".to_owned(), name: self.name(), mounts: None }])
+            Ok(vec![ImportedCache {
+                imported,
+                location: "h/r".to_owned(),
+                name: self.name(),
+                mounts: None,
+                notes: vec![],
+            }])
         }
     }
     const STEPS: usize = 3000;

@@ -117,17 +117,17 @@ impl Builder {
             if let Err(error) = &result
                 && cache.forget_gone(&solves, error)?
             {
-                drop(historian.trace());
+                historian.trace();
                 historian = start();
                 solves = self.solve_all(&cache, &plans, &historian)?;
                 result = self.export(&cache, &solves, epoch, streams);
             }
             let exported = result?;
             cache.warn(&exported);
-            Ok((exported, self.export_caches(&cache, &solves)?))
+            Ok((exported, self.export_caches(&cache, &solves, &historian)?))
         });
         self.store.finish_build();
-        let trace = historian.trace();
+        let trace = historian.trace().cloned();
         sealing.into_iter().for_each(Sealing::finish);
         let (exported, cache_manifest) = exported?;
         Ok(Report {
@@ -231,7 +231,7 @@ impl Builder {
             })
             .collect();
         let solved = self.runtime.block_on(futures_util::future::try_join_all(solves));
-        trace::finish(plans.trace.clone(), graphs, historian, plans.what.clone());
+        trace::finish(plans.trace.clone(), graphs, historian, plans.what.clone(), cache.told());
         solved
     }
 
@@ -291,6 +291,7 @@ impl Builder {
         &self,
         cache: &Caches<'_>,
         solves: &[Solve],
+        historian: &Historian,
     ) -> Result<Option<rbuild_oci::Descriptor>, BuildError> {
         let mut manifest = None;
         let mut graphs = None;
@@ -299,10 +300,17 @@ impl Builder {
             if graphs.is_none() {
                 graphs = Some(cache.graphs(solves)?);
             }
+            let notes = if options.explain { historian.notes() } else { None };
             let task = cache.vertices.task(caches::describe(to));
             let result = cache.target(to).and_then(|target| {
                 self.with_context(cache, &task, &OutputStreams::default(), |context| {
-                    export_cache(context, graphs.as_deref().unwrap_or_default(), &*target, options)
+                    export_cache(
+                        context,
+                        graphs.as_deref().unwrap_or_default(),
+                        &*target,
+                        options,
+                        notes.as_ref(),
+                    )
                 })
             });
             match task.finish(result) {

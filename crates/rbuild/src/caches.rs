@@ -102,6 +102,12 @@ impl Caches<'_> {
         }
     }
 
+    /// Gives what the imported caches tell of the builds that exported them.
+    pub(crate) fn told(&self) -> Box<dyn FnOnce() -> Vec<Vec<u8>> + Send> {
+        let (imports, ports, cancel) = (self.imports.clone(), self.ports.clone(), self.cancel.clone());
+        Box::new(move || imports.map_or_else(Vec::new, |imports| imports.notes(&*ports.sources, &cancel)))
+    }
+
     /// What an exported cache says of the steps.
     pub(crate) fn graphs(&self, solves: &[Solve]) -> Result<Vec<ExportGraph>> {
         solves.iter().map(|solve| self.graph(solve)).collect()

@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
-use rbuild_cache_explain::{Manifest, ManifestEntry, Removed, StepKind, Trace, World, explain};
+use rbuild_cache_explain::{Manifest, ManifestEntry, Notes, Removed, StepKind, Trace, World, explain};
 use rbuild_cache_index::Index;
+use rbuild_cache_transfer::CacheNotes;
 use rbuild_digest::Digest;
 use rbuild_engine::Hashed;
 use rbuild_graph::NodeId;
@@ -46,6 +47,8 @@ pub(crate) struct Finish {
     pub(crate) write: Box<dyn FnOnce() -> Written + Send>,
     /// Dockerfile and context, in letters and digits.
     pub(crate) what: String,
+    /// What imported caches tell of their builds. Asked for when nothing is known here.
+    pub(crate) told: Box<dyn FnOnce() -> Vec<Vec<u8>> + Send>,
 }
 
 /// Takes notes for one build.
@@ -55,14 +58,19 @@ pub(crate) struct Historian {
     jobs: Mutex<Option<Sender<Job>>>,
     /// It gives the explained trace.
     thread: Mutex<Option<JoinHandle<Option<Trace>>>>,
+    /// What the thread gave.
+    explained: OnceLock<Option<Trace>>,
+    history: Arc<History>,
 }
 
 impl Historian {
     pub(crate) fn start(history: Arc<History>, index: Arc<Index>, build: (String, Timestamp)) -> Arc<Self> {
         let (send, receive) = channel();
-        let work = move || work(&receive, &history, &index);
+        let kept = history.clone();
+        let work = move || work(&receive, &kept, &index);
         let thread = std::thread::Builder::new().name("history".to_owned()).spawn(work).ok();
-        Arc::new(Self { build, jobs: Mutex::new(Some(send)), thread: Mutex::new(thread) })
+        let (jobs, thread) = (Mutex::new(Some(send)), Mutex::new(thread));
+        Arc::new(Self { build, jobs, thread, explained: OnceLock::new(), history })
     }
 
     pub(crate) fn hashed(&self, graph: usize, hashed: Hashed) {
@@ -76,10 +84,20 @@ impl Historian {
     }
 
     /// Waits for the explained trace.
-    pub(crate) fn trace(&self) -> Option<Trace> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        thread.join().ok().flatten()
+    pub(crate) fn trace(&self) -> Option<&Trace> {
+        let join = || {
+            self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+            thread.join().ok().flatten()
+        };
+        self.explained.get_or_init(join).as_ref()
+    }
+
+    /// What an exported cache tells of the build.
+    pub(crate) fn notes(&self) -> Option<CacheNotes> {
+        let manifest = |key: &str| Manifest::from_bytes(&self.history.manifest(key)?);
+        let notes = Notes::of(self.trace()?, manifest);
+        Some(CacheNotes { key: notes.key(), bytes: notes.to_bytes() })
     }
 
     fn send(&self, job: Job) {
@@ -111,18 +129,24 @@ fn work(jobs: &Receiver<Job>, history: &History, index: &Index) -> Option<Trace>
 type Views = HashMap<(usize, NodeId, usize), Arc<dyn View>>;
 
 fn settle(finish: Finish, views: &Views, history: &History, index: &Index) -> Trace {
-    let Finish { write, what } = finish;
+    let Finish { write, what, told } = finish;
     let (mut trace, nodes) = write();
     if trace.steps.iter().any(|step| step.ran() && !step.kind.is_source()) {
         let mut old: Vec<Trace> =
             history.traces(&what).iter().take(COMPARED).filter_map(|it| Trace::from_bytes(it)).collect();
+        let mut notes = vec![];
+        if old.is_empty() {
+            // This machine has not built it; others have.
+            notes = told().iter().filter_map(|it| Notes::from_bytes(it)).collect();
+            old = notes.iter().map(|it: &Notes| it.trace.clone()).collect();
+        }
         if old.is_empty() {
             // Another Dockerfile may share its steps.
             let others = history.latest(COMPARED);
             let shares = |it: &Trace| it.steps.iter().any(|step| is_of(step, &trace));
             old = others.iter().filter_map(|it| Trace::from_bytes(it)).filter(shares).collect();
         }
-        let world = Known { nodes, views, history, index, read: Mutex::new((0, 0)) };
+        let world = Known { nodes, views, history, index, notes: &notes, read: Mutex::new((0, 0)) };
         explain(&mut trace, &old, &world);
     }
     let kept = history.keep_trace(&what, trace.at, &trace.to_bytes());
@@ -171,13 +195,15 @@ struct Known<'a> {
     views: &'a Views,
     history: &'a History,
     index: &'a Index,
+    notes: &'a [Notes],
     /// Files and bytes read so far.
     read: Mutex<(usize, u64)>,
 }
 
 impl World for Known<'_> {
     fn manifest(&self, content: &str) -> Option<Manifest> {
-        Manifest::from_bytes(&self.history.manifest(content)?)
+        let told = || self.notes.iter().find_map(|notes| notes.manifest(content)).cloned();
+        self.history.manifest(content).and_then(|bytes| Manifest::from_bytes(&bytes)).or_else(told)
     }
 
     fn only_mode(&self, step: usize, position: usize, old: &ManifestEntry) -> bool {

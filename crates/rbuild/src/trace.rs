@@ -210,7 +210,13 @@ fn variables(file: &Dockerfile, source: &SourceFile) -> Vec<Variable> {
 }
 
 /// Hands a build that ended to the historian.
-pub(crate) fn finish(mut trace: Trace, graphs: Vec<Arc<GraphNotes>>, historian: &Historian, what: String) {
+pub(crate) fn finish(
+    mut trace: Trace,
+    graphs: Vec<Arc<GraphNotes>>,
+    historian: &Historian,
+    what: String,
+    told: Box<dyn FnOnce() -> Vec<Vec<u8>> + Send>,
+) {
     (trace.build, trace.at) = (historian.build.0.clone(), historian.build.1.0);
     let write = move || {
         let mut nodes = vec![];
@@ -218,7 +224,7 @@ pub(crate) fn finish(mut trace: Trace, graphs: Vec<Arc<GraphNotes>>, historian: 
         name_origin(&mut trace);
         (trace, nodes)
     };
-    historian.finish(Finish { write: Box::new(write), what });
+    historian.finish(Finish { write: Box::new(write), what, told });
 }
 
 /// Where imported records came from, when there is just one place.
