@@ -7,6 +7,7 @@ use rbuild_ports::{
     ActiveLayer, CacheMount, DeviceEdits, ErrorKind, ExecMount, ExecOutcome, ExecRequest, MountSource,
     OverlayDirs, PortError, SecretBytes, Snapshot, View,
 };
+use rbuild_tree::go_path;
 
 use crate::progress::StepProgress;
 use crate::step::{self, Made};
@@ -51,8 +52,8 @@ pub(crate) fn run(
             root = layers(shared, node, mount, &mut held, progress)?;
             root_readonly = mount.readonly;
         } else if let Some(source) = source(shared, node, mount, &mut held, progress)? {
-            let selector = mount.selector.clone();
-            mounts.push(ExecMount { dest: mount.dest.clone(), readonly: mount.readonly, selector, source });
+            let (dest, selector) = (below(&spec.cwd, &mount.dest), mount.selector.clone());
+            mounts.push(ExecMount { dest, readonly: mount.readonly, selector, source });
         }
     }
     mounts.sort_by(|a, b| a.dest.cmp(&b.dest));
@@ -107,6 +108,14 @@ fn check(id: NodeId, op: &ExecOp, outcome: ExecOutcome, shared: &Shared) -> Resu
         cause: Cause::Command { command, how, code },
         log_tail: vec![],
     }))
+}
+
+/// Where a mount goes. A relative path, which secrets and agents may have, begins in the working directory.
+fn below(cwd: &str, dest: &str) -> String {
+    if go_path::clean(dest).starts_with('/') {
+        return dest.to_owned();
+    }
+    go_path::join(&["/", cwd, dest])
 }
 
 /// Directories for a bind mount.
