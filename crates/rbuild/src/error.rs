@@ -126,7 +126,7 @@ impl BuildError {
                 if let Some((file, span)) = place {
                     diagnostic = diagnostic.at(file, span);
                 }
-                diagnostic.help = Some(help_for(*code, how));
+                diagnostic.help = Some(help_for(*code, how, &error.log_tail));
                 Self { exit_code: *code, ..Self::new(BuildErrorKind::Step, diagnostic) }
             }
         };
@@ -152,7 +152,31 @@ fn code_for(code: Option<i32>, how: &str) -> &'static str {
     }
 }
 
-fn help_for(code: Option<i32>, how: &str) -> String {
+/// What programs say when the machine is at fault and not the command, and what to do then.
+const SAID: [(&[&str], &str); 2] = [
+    (
+        &["No space left on device", "ENOSPC"],
+        "a disk was full, most likely that of the store: free some space, or run `rbuild prune` to drop unused cache, \
+         then build again; what lies in a tmpfs is limited by its size",
+    ),
+    (
+        &[
+            "Temporary failure resolving",
+            "Temporary failure in name resolution",
+            "Could not resolve host",
+            "Name or service not known",
+            "EAI_AGAIN",
+        ],
+        "a name was not resolved: has the step a network (--network), and do the name servers of the machine's \
+         /etc/resolv.conf answer?",
+    ),
+];
+
+fn help_for(code: Option<i32>, how: &str, log_tail: &[String]) -> String {
+    let said = |words: &[&str]| log_tail.iter().any(|line| words.iter().any(|word| line.contains(word)));
+    if let (Some(1..=125), Some((_, help))) = (code, SAID.iter().find(|(words, _)| said(words))) {
+        return (*help).to_owned();
+    }
     match code {
         Some(127) => "a command was not found: is it installed in this stage, and is it in PATH? a script that is there \
              may have a first line that names a missing program or ends in a carriage return"
@@ -166,5 +190,26 @@ fn help_for(code: Option<i32>, how: &str) -> String {
             "give the build more memory, or let the command use less".to_owned()
         }
         None => "something outside the command killed it".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_follows_what_was_said() {
+        let line = |text: &str| vec!["before".to_owned(), text.to_owned()];
+        for (code, said, part) in [
+            (Some(1), "dd: error writing '/big': No space left on device", "rbuild prune"),
+            (Some(100), "Temporary failure resolving 'deb.debian.org'", "--network"),
+            (Some(6), "curl: (6) Could not resolve host: example.org", "--network"),
+            (Some(1), "something else", "the output above"),
+            (Some(127), "No space left on device", "not found"),
+            (None, "No space left on device", "killed"),
+        ] {
+            let help = help_for(code, "", &line(said));
+            assert!(help.contains(part), "{said}: {help}");
+        }
     }
 }
