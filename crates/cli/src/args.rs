@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 /// Exit codes, shown by `--help`.
 const EXIT_CODES: &str = "Exit codes:
@@ -30,13 +30,14 @@ pub(crate) enum Command {
     /// Build an image from a Dockerfile
     #[command(
         alias = "b",
+        args_override_self = true,
         after_help = EXIT_CODES,
         override_usage = "rbuild build [OPTIONS] PATH|-",
         after_long_help = EXIT_CODES
     )]
     Build(Box<BuildArgs>),
     /// Show the stages and the graph of a build without running it
-    #[command(override_usage = "rbuild plan [OPTIONS] PATH|-")]
+    #[command(args_override_self = true, override_usage = "rbuild plan [OPTIONS] PATH|-")]
     Plan(Box<PlanArgs>),
     /// Say why the steps of the last build ran, and where what was cached came from
     Why(WhyArgs),
@@ -81,10 +82,10 @@ pub(crate) struct SourceArgs {
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',', env = "DOCKER_DEFAULT_PLATFORM")]
     pub(crate) platform: Vec<String>,
     /// Always ask registries for newer images
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
     pub(crate) pull: bool,
     /// Do not use the cache; cache mounts begin empty
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
     pub(crate) no_cache: bool,
     /// Do not use the cache for these stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
@@ -136,10 +137,10 @@ pub(crate) struct BuildArgs {
     #[arg(short, long, value_name = "OUTPUT")]
     pub(crate) output: Vec<String>,
     /// Push to the registry: --output=type=registry
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
     pub(crate) push: bool,
     /// Load into Docker or podman: --output=type=docker
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
     pub(crate) load: bool,
     /// Use a cache that was exported before, or an image with an inline cache: REF, type=registry,ref=…, type=local,src=…
     #[arg(long, value_name = "CACHE")]
@@ -154,7 +155,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "METHOD[,format=json]", default_value = "build")]
     pub(crate) call: String,
     /// Run the build checks only: --call=check
-    #[arg(long, conflicts_with = "call")]
+    #[arg(long, conflicts_with = "call", num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
     pub(crate) check: bool,
     /// How errors and findings are shown: as text, or as JSON, one a line, on standard error
     #[arg(long, value_enum, default_value_t = MessageFormat::Text)]
@@ -166,13 +167,95 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) metadata_file: Option<PathBuf>,
     /// Print nothing but the image id
-    #[arg(short, long)]
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
     pub(crate) quiet: bool,
     /// Say why each step ran, and where what was cached came from
     #[arg(long)]
     pub(crate) explain: bool,
     #[command(flatten)]
     pub(crate) gc: GcArgs,
+    #[command(flatten)]
+    pub(crate) attest: AttestArgs,
+    #[command(flatten)]
+    pub(crate) foreign: ForeignArgs,
+}
+
+/// Attestations: only their absence can be asked for yet.
+#[derive(Args, Debug)]
+pub(crate) struct AttestArgs {
+    /// Attestations of the image; not there yet, so only type=…,disabled=true
+    #[arg(long, value_name = "ATTESTATION")]
+    pub(crate) attest: Vec<String>,
+    /// Short for --attest=type=provenance; only false yet
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) provenance: Option<String>,
+    /// Short for --attest=type=sbom; only false yet
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) sbom: Option<String>,
+}
+
+/// Flags that scripts for buildx and for older Docker have. They change nothing, and where that may matter it is said.
+#[derive(Args, Debug)]
+pub(crate) struct ForeignArgs {
+    /// buildx's choice of a daemon.
+    #[arg(long, hide = true)]
+    pub(crate) builder: Option<String>,
+    /// buildx's own debug messages.
+    #[arg(short = 'D', long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    pub(crate) debug: bool,
+    /// How the context was sent.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    pub(crate) compress: bool,
+    /// What became of intermediate containers.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    pub(crate) rm: bool,
+    /// The same after a failure.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    pub(crate) force_rm: bool,
+    /// One layer in the end.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    pub(crate) squash: bool,
+    /// Kind of container.
+    #[arg(long, hide = true)]
+    pub(crate) isolation: Option<String>,
+    /// Options of container security.
+    #[arg(long, hide = true)]
+    pub(crate) security_opt: Vec<String>,
+    /// Limit of memory.
+    #[arg(short, long, hide = true)]
+    pub(crate) memory: Option<String>,
+    /// Limit of memory and swap.
+    #[arg(long, hide = true, allow_hyphen_values = true)]
+    pub(crate) memory_swap: Option<String>,
+    /// Weight of processor time.
+    #[arg(short = 'c', long, hide = true)]
+    pub(crate) cpu_shares: Option<String>,
+    /// Period of the processor quota.
+    #[arg(long, hide = true)]
+    pub(crate) cpu_period: Option<String>,
+    /// Processor quota.
+    #[arg(long, hide = true, allow_hyphen_values = true)]
+    pub(crate) cpu_quota: Option<String>,
+    /// Processors.
+    #[arg(long, hide = true)]
+    pub(crate) cpuset_cpus: Option<String>,
+    /// Memory nodes.
+    #[arg(long, hide = true)]
+    pub(crate) cpuset_mems: Option<String>,
+}
+
+/// Booleans as Go's flags take them.
+fn go_bool(text: &str) -> Result<bool, String> {
+    parse_bool(text).ok_or_else(|| "it must be true or false".to_owned())
+}
+
+/// `true`, `false` and the short forms of Go.
+pub(crate) fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
 }
 
 /// `rbuild plan`.

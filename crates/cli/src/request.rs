@@ -5,11 +5,11 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use rbuild::{
-    BuildRequest, Context, DockerfileSource, Entitlement, HostIp, NamedContext, NamedContextSource, NetMode,
-    NoCache, OutputSpec, Reference, Secret, SecretBytes, SecretSource, SshAgent, Ulimit,
+    BuildRequest, Context, DockerfileSource, Entitlement, HostIp, NamedContext, NamedContextSource,
+    NetMode, NoCache, OutputSpec, Reference, Secret, SecretBytes, SecretSource, SshAgent, Ulimit,
 };
 
-use crate::args::{BuildArgs, SourceArgs};
+use crate::args::{AttestArgs, BuildArgs, ForeignArgs, SourceArgs, parse_bool};
 
 /// A build argument that is taken from the environment without being asked for, as buildx does.
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
@@ -32,6 +32,12 @@ fn usage<T>(message: impl Into<String>) -> Result<T> {
 
 /// The request of `rbuild build`.
 pub(crate) fn build(args: &BuildArgs, root: &Path) -> Result<Prepared> {
+    attestations(&args.attest)?;
+    if let Some(builder) = args.foreign.builder.as_ref().filter(|builder| *builder != "default") {
+        return usage(format!(
+            "--builder: there is no builder {builder:?}: rbuild builds by itself, without a daemon; leave the flag out"
+        ));
+    }
     let mut prepared = source(&args.source, root)?;
     let request = &mut prepared.request;
     for tag in &args.tag {
@@ -62,6 +68,69 @@ pub(crate) fn build(args: &BuildArgs, root: &Path) -> Result<Prepared> {
     Ok(prepared)
 }
 
+/// `--attest`, `--provenance`, `--sbom`: who asks for one must not get an image without it unawares.
+fn attestations(args: &AttestArgs) -> Result<()> {
+    for attest in &args.attest {
+        let fields = || attest.split(',').map(|field| field.split_once('=').unwrap_or((field, "")));
+        let Some((_, kind)) = fields().find(|(key, _)| *key == "type") else {
+            return usage(format!("--attest: {attest:?} has no type; write type=provenance or type=sbom"));
+        };
+        if !matches!(kind, "provenance" | "sbom") {
+            return usage(format!("--attest: unknown type {kind:?}; choose provenance or sbom"));
+        }
+        let off = fields().any(|(key, value)| key == "disabled" && matches!(parse_bool(value), Some(true)));
+        if !off {
+            return not_there("attest");
+        }
+    }
+    for (flag, value) in [("provenance", &args.provenance), ("sbom", &args.sbom)] {
+        let off = value.as_ref().is_none_or(|value| {
+            parse_bool(value) == Some(false)
+                || value.split(',').any(|field| {
+                    field.strip_prefix("disabled=").is_some_and(|value| parse_bool(value) == Some(true))
+                })
+        });
+        if !off {
+            return not_there(flag);
+        }
+    }
+    Ok(())
+}
+
+fn not_there(flag: &str) -> Result<()> {
+    usage(format!(
+        "--{flag}: attestations are not there yet; leave the flag out, or say --provenance=false and --sbom=false"
+    ))
+}
+
+/// Flags that change nothing although somebody may count on them.
+pub(crate) fn ignored(args: &ForeignArgs) -> Vec<String> {
+    let limits = [
+        ("memory", &args.memory),
+        ("memory-swap", &args.memory_swap),
+        ("cpu-shares", &args.cpu_shares),
+        ("cpu-period", &args.cpu_period),
+        ("cpu-quota", &args.cpu_quota),
+        ("cpuset-cpus", &args.cpuset_cpus),
+        ("cpuset-mems", &args.cpuset_mems),
+    ];
+    let mut out: Vec<String> = limits
+        .iter()
+        .filter(|(_, value)| value.is_some())
+        .map(|(flag, _)| format!("--{flag} is ignored, as by BuildKit: steps have no limit of that kind"))
+        .collect();
+    if args.isolation.as_ref().is_some_and(|isolation| !matches!(isolation.as_str(), "" | "default")) {
+        out.push("--isolation is ignored: every step runs in a sandbox of its own".to_owned());
+    }
+    if args.security_opt.iter().any(|option| !option.is_empty()) {
+        out.push("--security-opt is ignored: write RUN --security=insecure and allow it".to_owned());
+    }
+    if args.squash {
+        out.push("--squash is ignored: a last stage with COPY --from gives one layer".to_owned());
+    }
+    out
+}
+
 /// `--cache-from`, `--cache-to`.
 fn caches(args: &BuildArgs, request: &mut BuildRequest) -> Result<()> {
     for from in &args.cache_from {
@@ -77,8 +146,7 @@ fn caches(args: &BuildArgs, request: &mut BuildRequest) -> Result<()> {
     }
     // The older way to ask for it.
     let asked = request.build_args.iter().rev().find(|(name, _)| name == "BUILDKIT_INLINE_CACHE");
-    let inline =
-        asked.is_some_and(|(_, value)| matches!(value.as_str(), "1" | "t" | "T" | "true" | "True" | "TRUE"));
+    let inline = asked.and_then(|(_, value)| parse_bool(value)) == Some(true);
     if inline && !request.cache_to.contains(&rbuild::CacheTo::Inline) {
         request.cache_to.push(rbuild::CacheTo::Inline);
     }
@@ -108,6 +176,7 @@ pub(crate) fn source(args: &SourceArgs, root: &Path) -> Result<Prepared> {
     request.target = args.target.clone();
     for arg in &args.build_arg {
         match arg.split_once('=') {
+            Some(("", _)) => return usage(format!("--build-arg: {arg:?} has no name; write NAME=VALUE")),
             Some((key, value)) => request.build_args.push((key.to_owned(), value.to_owned())),
             // Without a value it is passed on from the environment, and left out when it is not there.
             None => request.build_args.extend(std::env::var(arg).ok().map(|value| (arg.clone(), value))),
@@ -119,6 +188,9 @@ pub(crate) fn source(args: &SourceArgs, root: &Path) -> Result<Prepared> {
     }
     for label in &args.label {
         let (key, value) = label.split_once('=').unwrap_or((label, ""));
+        if key.is_empty() {
+            return usage(format!("--label: {label:?} has no name; write NAME=VALUE"));
+        }
         request.labels.push((key.to_owned(), value.to_owned()));
     }
     for platform in args.platform.iter().filter(|platform| !platform.is_empty()) {
@@ -402,13 +474,38 @@ fn ulimit(text: &str) -> Result<Ulimit> {
     let bad = || Usage(format!("--ulimit: {text:?} is not NAME=SOFT[:HARD]"));
     let (name, limits) = text.split_once('=').ok_or_else(bad)?;
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
-    let number = |text: &str| if text == "unlimited" { Ok(-1) } else { text.parse::<i64>() };
-    Ok(Ulimit {
-        name: name.to_owned(),
-        soft: number(soft).map_err(|_| bad())?,
-        hard: number(hard).map_err(|_| bad())?,
-    })
+    if !LIMITS.contains(&name) {
+        return usage(format!("--ulimit: there is no limit {name:?}; choose {}", LIMITS.join(", ")));
+    }
+    let number = |text: &str| match text {
+        "unlimited" => Ok(-1),
+        _ => text.parse::<i64>().ok().filter(|number| *number >= -1).ok_or_else(bad),
+    };
+    let (soft, hard) = (number(soft)?, number(hard)?);
+    if hard != -1 && (soft == -1 || soft > hard) {
+        return usage(format!("--ulimit: {text:?} has a soft limit above its hard limit"));
+    }
+    Ok(Ulimit { name: name.to_owned(), soft, hard })
 }
+
+/// The names of Docker's limits.
+const LIMITS: [&str; 15] = [
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
 
 /// `512`, `64k`, `10MB`, `1.5g`: powers of 1024, as Docker reads sizes.
 pub(crate) fn size_bytes(text: &str) -> Result<u64> {

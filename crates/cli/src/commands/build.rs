@@ -28,6 +28,9 @@ fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let policy = policy(&args.gc)?;
     let store = environment::open_store(cli)?;
     let prepared = request::build(args, store.root())?;
+    if !silent(args) {
+        request::ignored(&args.foreign).iter().for_each(|flag| messages::note(flag));
+    }
     let builder = Builder::new(store)?;
     let began = builder.store().now();
     let cancel = CancelToken::new();
