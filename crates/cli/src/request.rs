@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use rbuild::{
-    BuildRequest, Context, DockerfileSource, Entitlement, HostIp, NamedContext, NamedContextSource,
+    BuildRequest, Context, Digests, DockerfileSource, Entitlement, HostIp, NamedContext, NamedContextSource,
     NetMode, NoCache, OutputSpec, Reference, Secret, SecretBytes, SecretSource, SshAgent, Ulimit,
 };
 
@@ -64,7 +64,11 @@ pub(crate) fn build(args: &BuildArgs, root: &Path) -> Result<Prepared> {
             .annotations
             .extend(rbuild::Annotation::parse_flag(annotation).map_err(|error| Usage(error.to_string()))?);
     }
-    request.want_digests = args.iidfile.is_some() || args.metadata_file.is_some() || args.quiet;
+    request.want = match (&args.metadata_file, &args.iidfile) {
+        (Some(_), _) => Digests::Manifest,
+        (None, iidfile) if iidfile.is_some() || args.quiet => Digests::Id,
+        (None, _) => Digests::None,
+    };
     Ok(prepared)
 }
 

@@ -101,8 +101,20 @@ pub struct ExportRequest<'a> {
     pub source_date_epoch: Option<i64>,
     /// Adds the inline cache to image configs.
     pub inline_cache: Option<&'a InlineCache<'a>>,
-    /// Whether digests are wanted even when the image only goes to the own store (`--iidfile`, `--metadata-file`).
-    pub want_digests: bool,
+    /// The digests that are wanted even when the image only goes to the own store.
+    pub want: Digests,
+}
+
+/// Digests that a caller wants to know.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Digests {
+    /// Those that come by themselves.
+    #[default]
+    None,
+    /// The image id (`--iidfile`), which needs diff ids.
+    Id,
+    /// The manifest's too (`--metadata-file`), for which layers are compressed.
+    Manifest,
 }
 
 /// What was exported.

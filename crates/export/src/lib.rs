@@ -34,7 +34,7 @@ mod testing;
 pub use annotation::{Annotation, AnnotationTarget};
 pub use atomic::write_file;
 pub use context::{
-    BuiltImage, EngineAccess, ExportContext, ExportRequest, Exported, InlineCache, LayerDescriptor,
+    BuiltImage, Digests, EngineAccess, ExportContext, ExportRequest, Exported, InlineCache, LayerDescriptor,
     Materialise, OutputReport, Stdout,
 };
 pub use layers::{LayerMaker, Place, PreparedLayer};

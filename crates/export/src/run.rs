@@ -7,8 +7,8 @@ use crate::content::{Attempt, Fault, Faults};
 use crate::image::{ImageSettings, PreparedImage};
 use crate::layers::LayerMaker;
 use crate::{
-    CompressionSpec, ExportContext, ExportRequest, Exported, ImageOptions, ImageOutput, OutputReport,
-    OutputSpec, archive, load, local, push, rootfs_tar, store,
+    CompressionSpec, Digests, ExportContext, ExportRequest, Exported, ImageOptions, ImageOutput,
+    OutputReport, OutputSpec, archive, load, local, push, rootfs_tar, store,
 };
 
 /// How many damaged or lost layers one output may have.
@@ -94,25 +94,22 @@ fn into_store(
             push::export(attempt, image, output)
         })?;
         manifest = exported.descriptor.as_ref().map(|descriptor| descriptor.digest);
-    } else if request.want_digests {
-        if let [one] = request.images {
-            // The image id needs diff ids, and nothing to be compressed.
-            exported.config_digest = Some(PreparedImage::config_digest_of(maker, request, &settings, one)?);
-            exported.names.clone_from(&names);
-        } else {
-            // The digest of an index needs all of it.
-            let prepared = PreparedImage::new(maker, request, &settings)?;
-            note(exported, &prepared);
-            manifest = Some(prepared.entry.digest);
-        }
     } else {
-        exported.names.clone_from(&names);
-    }
-    if output.name_canonical {
-        let digest = exported.descriptor.as_ref().map(|descriptor| descriptor.digest);
-        exported
-            .names
-            .extend(settings.names.iter().filter_map(|name| Some(format!("{}@{}", name.name(), digest?))));
+        match (request.want, request.images) {
+            (Digests::None, _) => exported.names.clone_from(&names),
+            // The image id needs diff ids, and nothing to be compressed.
+            (Digests::Id, [one]) => {
+                exported.config_digest =
+                    Some(PreparedImage::config_digest_of(maker, request, &settings, one)?);
+                exported.names.clone_from(&names);
+            }
+            // The digest of a manifest or an index needs all of it.
+            (Digests::Id | Digests::Manifest, _) => {
+                let prepared = PreparedImage::new(maker, request, &settings)?;
+                note(exported, &prepared);
+                manifest = Some(prepared.entry.digest);
+            }
+        }
     }
     if output.store {
         // The own image keeps its layers as they are, so what was pushed is another one.

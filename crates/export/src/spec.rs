@@ -104,8 +104,6 @@ pub struct ImageOutput {
     pub push_by_digest: bool,
     /// Over plain HTTP, or TLS that is not verified. Whoever makes the registry client tells it so.
     pub insecure: bool,
-    /// Also under `name@digest`.
-    pub name_canonical: bool,
 }
 
 /// What all image outputs have.
@@ -351,14 +349,7 @@ impl OutputSpec {
 
 impl ImageOutput {
     fn plain(push: bool) -> Self {
-        Self {
-            image: ImageOptions::default(),
-            store: true,
-            push,
-            push_by_digest: false,
-            insecure: false,
-            name_canonical: false,
-        }
+        Self { image: ImageOptions::default(), store: true, push, push_by_digest: false, insecure: false }
     }
 }
 
@@ -457,7 +448,8 @@ fn store(attrs: &mut Attributes, registry: bool) -> Result<ImageOutput, OutputEr
     out.push_by_digest = attrs.bool("push-by-digest")?.unwrap_or(false);
     out.insecure = attrs.bool("registry.insecure")?.unwrap_or(false);
     out.store = attrs.bool("store")?.unwrap_or(true);
-    out.name_canonical = attrs.bool("name-canonical")?.unwrap_or(false);
+    // A second name with the digest is for image stores that list names; it says nothing new here.
+    attrs.bool("name-canonical")?;
     out.image = attrs.image_options()?;
     if out.image.rewrite_timestamp && (unpack || !out.push) {
         let reason =

@@ -8,7 +8,7 @@ use rbuild_cache_transfer::{CacheTo, export_cache};
 use rbuild_diag::Diagnostic;
 use rbuild_engine::{Materialiser, Ports, SolveOptions, solve};
 use rbuild_export::{
-    BuiltImage, ExportContext, ExportRequest, Exported, InlineCache, LayerDescriptor, OutputSpec,
+    BuiltImage, Digests, ExportContext, ExportRequest, Exported, InlineCache, LayerDescriptor, OutputSpec,
 };
 use rbuild_graph::{MountKind, NetMode, Op, SecurityMode};
 use rbuild_lower::{Lowered, MainContext};
@@ -244,7 +244,7 @@ impl Builder {
     ) -> rbuild_ports::Result<Exported> {
         let Caches { request, vertices, .. } = cache;
         let mut outputs = request.outputs.clone();
-        if outputs.is_empty() && (!request.tags.is_empty() || request.want_digests) {
+        if outputs.is_empty() && (!request.tags.is_empty() || request.want > Digests::None) {
             // Kept in the own store under its names, if it has any.
             outputs.extend(OutputSpec::from_pairs("image", []));
         }
@@ -265,7 +265,7 @@ impl Builder {
             annotations: &request.annotations,
             source_date_epoch,
             inline_cache: inline,
-            want_digests: request.want_digests,
+            want: request.want,
         };
         let result = self.with_context(cache, &task, streams, |context| {
             let mut result = rbuild_export::export(context, &export);

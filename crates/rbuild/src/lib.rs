@@ -54,7 +54,7 @@ pub use rbuild_diag::{Diagnostic, LineCol, RenderOptions, Severity, SourceFile, 
 pub use rbuild_digest::Digest;
 pub use rbuild_engine::Why;
 pub use rbuild_export::{
-    Annotation, EngineAccess, Exported, OutputError, OutputReport, OutputSpec, write_file,
+    Annotation, Digests, EngineAccess, Exported, OutputError, OutputReport, OutputSpec, write_file,
 };
 pub use rbuild_graph::{HostIp, NetMode, Ulimit, dot, dump};
 pub use rbuild_lower::{

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rbuild_cache_transfer::{CacheFrom, CacheTo};
-use rbuild_export::{Annotation, OutputSpec};
+use rbuild_export::{Annotation, Digests, OutputSpec};
 use rbuild_graph::{HostIp, NetMode, Ulimit};
 use rbuild_lower::NoCache;
 use rbuild_oci::{Platform, Reference};
@@ -63,8 +63,8 @@ pub struct BuildRequest {
     pub cache_to: Vec<CacheTo>,
     /// `--annotation`.
     pub annotations: Vec<Annotation>,
-    /// Whether the report must have digests (`--iidfile`, `--metadata-file`).
-    pub want_digests: bool,
+    /// The digests that the report must have (`--iidfile`, `--metadata-file`).
+    pub want: Digests,
 }
 
 impl BuildRequest {
@@ -96,7 +96,7 @@ impl BuildRequest {
             cache_from: vec![],
             cache_to: vec![],
             annotations: vec![],
-            want_digests: false,
+            want: Digests::None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::{World, tar};
-use crate::{BuiltImage, ExportRequest, Exported, OutputSpec};
+use crate::{BuiltImage, Digests, ExportRequest, Exported, OutputSpec};
 use rbuild_oci::{History, ImageConfig, Manifest, Reference};
 use rbuild_ports::Snapshot;
 
@@ -32,7 +32,7 @@ fn run(world: &World, images: &[BuiltImage], output: &str, names: &[&str]) -> Re
         annotations: &[],
         source_date_epoch: None,
         inline_cache: None,
-        want_digests: false,
+        want: Digests::None,
     };
     crate::export(&world.cx(), &request)
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::World;
-use crate::{BuiltImage, Dest, ExportRequest, OutputSpec, TarOutput};
+use crate::{BuiltImage, Dest, Digests, ExportRequest, OutputSpec, TarOutput};
 use rbuild_oci::{ImageConfig, Platform};
 use rbuild_ports::Snapshot;
 
@@ -78,7 +78,7 @@ fn request<'a>(images: &'a [BuiltImage], outputs: &'a [OutputSpec]) -> ExportReq
         annotations: &[],
         source_date_epoch: None,
         inline_cache: None,
-        want_digests: false,
+        want: Digests::None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::{World, tar};
-use crate::{BuiltImage, ExportContext, ExportRequest, Exported, OutputSpec};
+use crate::{BuiltImage, Digests, ExportContext, ExportRequest, Exported, OutputSpec};
 use rbuild_oci::ImageConfig;
 use rbuild_ports::{CacheIndex, CancelToken, Snapshot};
 use std::collections::{BTreeMap, BTreeSet};
@@ -115,7 +115,7 @@ fn run(world: &World, fake: &Fake, images: &[BuiltImage], output: &str, names: &
         annotations: &[],
         source_date_epoch: None,
         inline_cache: None,
-        want_digests: false,
+        want: Digests::None,
     };
     crate::export(&ExportContext { registry: Some(fake), ..world.cx() }, &request)
 }
@@ -155,7 +155,7 @@ fn an_index_comes_last() {
     let digest = exported.descriptor.unwrap().digest;
     assert_eq!(fake.names().len(), 3);
     assert_eq!(Digest::of(&fake.manifests.lock().unwrap()["r.io/app:latest"]), digest);
-    assert_eq!(exported.names, ["r.io/app:latest".to_owned(), format!("r.io/app@{digest}")]);
+    assert_eq!(exported.names, ["r.io/app:latest"]);
     let record = world.index.image("r.io/app:latest").unwrap().unwrap();
     assert_eq!(record.platform, rbuild_oci::Platform::host().to_string());
     let fake = Fake::default();

@@ -30,7 +30,7 @@ fn request<'a>(
         annotations: &[],
         source_date_epoch: None,
         inline_cache: None,
-        want_digests: false,
+        want: Digests::None,
     }
 }
 
@@ -48,10 +48,15 @@ fn names_in_the_own_store_cost_nothing() {
     assert_eq!((&record.snapshot, record.platform.as_str()), (&images[0].snapshot, "linux/amd64"));
     assert_eq!(record.config, r#"{"architecture":"amd64","os":"linux","config":{}}"#);
     // The image id needs the diff ids, and nothing more.
-    let wanted = ExportRequest { want_digests: true, ..request(&images, &outputs, &names) };
+    let wanted = ExportRequest { want: Digests::Id, ..request(&images, &outputs, &names) };
     let exported = export(&world.cx(), &wanted).unwrap();
     assert_eq!(*world.layers.written.lock().unwrap(), 2);
     assert!(world.blobs.is_empty() && exported.descriptor.is_none());
+    let wanted = ExportRequest { want: Digests::Manifest, ..request(&images, &outputs, &names) };
+    let all = export(&world.cx(), &wanted).unwrap();
+    assert_eq!(all.config_digest, exported.config_digest);
+    let record = world.index.image("docker.io/library/app:2").unwrap().unwrap();
+    assert_eq!(record.manifest, all.descriptor.map(|descriptor| descriptor.digest));
     let dir = tempfile::tempdir().unwrap();
     let outputs = [format!("type=oci,dest={}", dir.path().join("x").display()).parse().unwrap()];
     let archive = export(&world.cx(), &request(&images, &outputs, &names)).unwrap();
