@@ -1,7 +1,12 @@
-//! Ctrl-C and SIGTERM cancel the build, which then cleans up; a second one ends the process at once.
+//! Ctrl-C and SIGTERM cancel the build, which then cleans up; a second one, a while later, ends the process at once.
+
+use std::time::{Duration, Instant};
 
 use rbuild::CancelToken;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Signals that come this soon after the first belong to it: `timeout`, shells and supervisors signal a process and its group.
+const SAME: Duration = Duration::from_millis(500);
 
 /// Cancels `token` on SIGINT, SIGTERM and SIGHUP. Where handlers cannot be set, the signals kill as ever.
 pub(crate) fn cancel_on_signals(token: &CancelToken) {
@@ -18,7 +23,11 @@ pub(crate) fn cancel_on_signals(token: &CancelToken) {
             }
             any(&mut signals).await;
             token.cancel();
+            let first = Instant::now();
             any(&mut signals).await;
+            while first.elapsed() < SAME {
+                any(&mut signals).await;
+            }
             end_now();
         });
     });
