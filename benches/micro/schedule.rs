@@ -76,7 +76,7 @@ fn drive(specs: Vec<StepSpec>, targets: &[NodeId], hit: bool) -> bool {
                     let keys = if hit { vec![vec![key(step)]] } else { vec![vec![]] };
                     Reply::Probed { step, keys, hit }
                 }
-                Command::Hash { step, input } => Reply::Hashed { step, input, key: key(step) },
+                Command::Hash { step, input, .. } => Reply::Hashed { step, input, key: key(step) },
                 Command::Run { step, .. } => Reply::Ran { step, keys: vec![vec![key(step)]] },
             });
         }
