@@ -32,5 +32,5 @@ fi
 have cargo || PATH="$HOME/.cargo/bin:$PATH"
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+# Builds the examples too.
 cargo test --workspace --all-features --locked
-cargo build --workspace --all-features --examples --locked
