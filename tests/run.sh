@@ -32,5 +32,10 @@ fi
 have cargo || PATH="$HOME/.cargo/bin:$PATH"
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
-# Builds the examples too.
+# Builds the examples too; those that are programs run after it.
 cargo test --workspace --all-features --locked
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir "$work/context"
+printf 'FROM scratch\nCOPY Dockerfile /\n' > "$work/context/Dockerfile"
+"${CARGO_TARGET_DIR:-target}/debug/examples/build_in_process" "$work/store" "$work/context"
