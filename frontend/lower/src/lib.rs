@@ -191,6 +191,12 @@ fn certain(place: &Option<(SourceFile, Span)>) -> bool {
     text.is_some_and(|text| !text.contains('$'))
 }
 
+/// Whether a word cannot be expanded whatever the variables are.
+fn is_malformed_expansion(error: &Diagnostic) -> bool {
+    let malformed = [": syntax error: ", ": unsupported modifier (", ": unexpected end of statement "];
+    error.code == codes::EXPANSION && malformed.iter().any(|text| error.message.contains(text))
+}
+
 /// The facts, and plain images where there are none.
 fn assume(facts: &Facts, needs: &Needs) -> Facts {
     let mut assumed = facts.clone();
@@ -217,7 +223,7 @@ pub fn local_mistakes(parsed: &Dockerfile, source: &SourceFile, options: &LowerO
     lower_stages(&mut ctx, &plan);
     ctx.errors.retain(|error| {
         let sure = error.code == codes::VARIABLE_IN_FROM || certain(&error.place);
-        sure && codes::LOCAL.contains(&error.code)
+        sure && codes::LOCAL.contains(&error.code) || is_malformed_expansion(error)
     });
     let mut errors = in_order(source, ctx.errors);
     // What planning found, lowering found again.

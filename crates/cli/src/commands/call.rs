@@ -21,6 +21,8 @@ use crate::{environment, messages, request, signals};
 pub(crate) struct Method {
     question: Question,
     json: bool,
+    /// Findings do not make the command fail.
+    ignore_status: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,16 +52,20 @@ pub(crate) fn method(args: &BuildArgs) -> Result<Option<Method>, Usage> {
             }));
         }
     };
-    let mut json = false;
+    let (mut json, mut ignore_status) = (false, false);
     for field in fields {
-        json = match field.split_once('=') {
-            Some(("format", "json")) => true,
-            Some(("format", "text" | "txt")) => false,
-            Some(("ignorestatus", _)) => json,
-            _ => return Err(Usage(format!("--call: {field:?} is not format=json or format=text"))),
-        };
+        match field.split_once('=') {
+            Some(("format", "json")) => json = true,
+            Some(("format", "text" | "txt")) => json = false,
+            Some(("ignorestatus", "1" | "t" | "T" | "true" | "TRUE" | "True")) => ignore_status = true,
+            Some(("ignorestatus", "0" | "f" | "F" | "false" | "FALSE" | "False")) => ignore_status = false,
+            _ => {
+                let known = "format=json, format=text or ignorestatus=true";
+                return Err(Usage(format!("--call: {field:?} is not {known}")));
+            }
+        }
     }
-    Ok(question.map(|question| Method { question, json }))
+    Ok(question.map(|question| Method { question, json, ignore_status }))
 }
 
 /// Answers.
@@ -86,7 +92,7 @@ pub(crate) fn run(cli: &Cli, args: &BuildArgs, method: Method) -> Result<ExitCod
     display.finish();
     drop(prepared.temporary);
     Ok(match (answer?, method.json) {
-        (Answer::Check(report), json) => checked(&report, json),
+        (Answer::Check(report), json) => checked(&report, json, method.ignore_status),
         (Answer::Outline(report), false) => printed(&outline_text(&report)),
         (Answer::Outline(report), true) => printed(&pretty(&outline_json(&report))),
         (Answer::Targets(list), false) => printed(&targets_text(&list)),
@@ -109,8 +115,8 @@ fn pretty(value: &Value) -> String {
     format!("{value:#}")
 }
 
-/// Findings make the command fail, as an error does.
-fn checked(report: &CheckReport, json: bool) -> ExitCode {
+/// Findings make the command fail, as an error does; what is no finding of a rule does not.
+fn checked(report: &CheckReport, json: bool, ignore_status: bool) -> ExitCode {
     if json {
         print(&pretty(&check_json(report)));
     } else if messages::json() {
@@ -120,8 +126,10 @@ fn checked(report: &CheckReport, json: bool) -> ExitCode {
     }
     match &report.error {
         Some(error) => error::report(&Failure::Build(Box::new(error.clone()))),
-        None if report.warnings.is_empty() => ExitCode::SUCCESS,
-        None => ExitCode::from(1),
+        None if !ignore_status && report.warnings.iter().any(|it| rbuild::rule(it.code).is_some()) => {
+            ExitCode::from(1)
+        }
+        None => ExitCode::SUCCESS,
     }
 }
 

@@ -48,12 +48,12 @@ fn a_violation_names_the_rules_of_both_sides() {
 
 #[test]
 fn what_is_wrong_for_sure_is_found_in_broken_files() {
-    let text = "FROM $NOPE AS Base\nRUN --mount=type=cash true\nCPOY a b\nCOPY --from=$x a b\nSTOPSIGNAL $S\nEXPOSE x\n";
+    let text = "FROM $NOPE AS Base\nRUN --mount=type=cash true\nCPOY a b\nCOPY --from=$x a b\nSTOPSIGNAL $S\nEXPOSE x\nENV A=${S B=${S:?no} C=${S^} D=\"\n";
     let source = SourceFile::new("Dockerfile", text.replace("$NOPE", "busybox"));
     let parsed = parse(&source);
     let found = local_mistakes(&parsed.file, &source, &inputs::options(""));
     let codes: Vec<&str> = found.iter().map(|it| it.code).collect();
-    assert_eq!(codes, ["RB1113", "RB1111", "RB1124"], "{found:#?}");
+    assert_eq!(codes, ["RB1113", "RB1111", "RB1124", "RB1107"], "{found:#?}");
     let source = SourceFile::new("Dockerfile", text);
     let found = lint_stages(&parse(&source).file, &source, &inputs::options(""));
     let codes: Vec<&str> = found.iter().map(|it| it.code).collect();
