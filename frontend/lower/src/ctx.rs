@@ -123,7 +123,15 @@ impl<'a> Ctx<'a> {
         message: impl Into<String>,
         help: Option<String>,
     ) {
-        self.lint.warn(rule, &at.instruction.comments, at.file, span, message.into(), help);
+        let mut finding = Diagnostic::warning(rule.name, message).at(at.file, span);
+        if let Some(from) = at.from {
+            // As in BuildKit, the finding is the stage's that runs the trigger.
+            let trigger = at.instruction.original.trim();
+            finding = finding.at(self.source, from.span);
+            finding.notes.push(format!("its base brings in the ONBUILD trigger {trigger:?}"));
+        }
+        finding.help = help;
+        self.lint.warn(rule, &at.instruction.comments, finding);
     }
 
     /// The place that a step shows.

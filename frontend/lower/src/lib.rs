@@ -263,12 +263,14 @@ fn report(mut ctx: Ctx<'_>) -> Vec<Diagnostic> {
 
 /// Finds out what the target needs and asks for the images in it. Triggers of base images can bring in more.
 fn require_bases(ctx: &mut Ctx<'_>, plan: &mut Plan<'_>) {
+    // Triggers run where the target needs them, also when all stages are looked at.
     loop {
-        plan.mark_needed(ctx.options.all_stages);
+        plan.mark_needed(false);
         if !onbuild::add_triggers(ctx, plan) {
             break;
         }
     }
+    plan.mark_needed(ctx.options.all_stages);
     let target = ctx.options.platform.clone();
     for stage in plan.stages.iter().filter(|stage| stage.needed) {
         let own = stage.platform.clone().unwrap_or_else(|| target.clone());

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use rbuild_diag::{Diagnostic, SourceFile, Span, Spanned};
+use rbuild_diag::{Diagnostic, SourceFile, Spanned};
 use rbuild_dockerfile::{Dockerfile, Instruction};
 
 use crate::codes;
@@ -177,21 +177,10 @@ impl Lint {
     }
 
     /// Notes a finding of `rule`, if it is on.
-    pub(crate) fn warn(
-        &mut self,
-        rule: Rule,
-        comments: &[Spanned<String>],
-        file: &SourceFile,
-        span: Span,
-        message: String,
-        help: Option<String>,
-    ) {
-        if !self.allows(rule, comments) {
-            return;
+    pub(crate) fn warn(&mut self, rule: Rule, comments: &[Spanned<String>], finding: Diagnostic) {
+        if self.allows(rule, comments) {
+            self.findings.push(finding);
         }
-        let mut finding = Diagnostic::warning(rule.name, message).at(file, span);
-        finding.help = help;
-        self.findings.push(finding);
     }
 
     /// Whether the findings are an error.
@@ -301,8 +290,9 @@ pub(crate) fn check_file(lint: &mut Lint, parsed: &Dockerfile, source: &SourceFi
         let rbuild_dockerfile::InstructionKind::From(from) = &instruction.kind else { continue };
         let Some(name) = &from.name else { continue };
         let lower = name.value.to_lowercase();
-        let mut warn = |rule, message: String| {
-            lint.warn(rule, &instruction.comments, source, name.span, message, None);
+        let mut warn = |rule: Rule, message: String| {
+            let finding = Diagnostic::warning(rule.name, message).at(source, name.span);
+            lint.warn(rule, &instruction.comments, finding);
         };
         if matches!(lower.as_str(), "context" | "scratch") {
             warn(RESERVED_STAGE_NAME, format!("stage name {lower:?} is reserved"));
@@ -340,7 +330,9 @@ fn check_casing(lint: &mut Lint, parsed: &Dockerfile, source: &SourceFile) {
             "instruction {:?} should be written in {case} case, like most of the file",
             instruction.keyword.value
         );
-        lint.warn(INSTRUCTION_CASING, &instruction.comments, source, instruction.keyword.span, message, None);
+        let finding =
+            Diagnostic::warning(INSTRUCTION_CASING.name, message).at(source, instruction.keyword.span);
+        lint.warn(INSTRUCTION_CASING, &instruction.comments, finding);
     }
 }
 

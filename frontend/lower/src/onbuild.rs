@@ -28,7 +28,7 @@ pub(crate) fn add_triggers(ctx: &mut Ctx<'_>, plan: &mut Plan<'_>) -> bool {
             continue;
         }
         let triggers = match &stage.base {
-            Base::Stage(base) => Some(of_stage(ctx, plan, *base)),
+            Base::Stage(base) => Some(of_stage(ctx, plan, index, *base)),
             Base::External(_) => of_image(ctx, plan, index),
         };
         let Some(triggers) = triggers else { continue };
@@ -45,16 +45,23 @@ pub(crate) fn add_triggers(ctx: &mut Ctx<'_>, plan: &mut Plan<'_>) -> bool {
     found_any
 }
 
-fn of_stage(ctx: &Ctx<'_>, plan: &Plan<'_>, base: usize) -> Vec<Trigger> {
+fn of_stage(ctx: &mut Ctx<'_>, plan: &Plan<'_>, index: usize, base: usize) -> Vec<Trigger> {
     let base = &plan.stages[base];
     if base.replaced.is_some() {
         return vec![];
     }
-    let triggers = base.body.iter().filter_map(|instruction| match &instruction.kind {
-        InstructionKind::Onbuild(onbuild) => Some(onbuild.trigger.as_ref().clone()),
-        _ => None,
-    });
-    triggers.map(|instruction| Trigger { file: ctx.source.clone(), instruction }).collect()
+    // BuildKit reads the text of a trigger again, and then a backslash is the escape character.
+    let again = ctx.parsed.directives.escape != '\\';
+    let mut out = vec![];
+    for instruction in base.body {
+        let InstructionKind::Onbuild(onbuild) = &instruction.kind else { continue };
+        if again || onbuild.trigger.kind == InstructionKind::Invalid {
+            out.extend(parse_all(ctx, plan, index, std::slice::from_ref(&onbuild.expression)));
+        } else {
+            out.push(Trigger { file: ctx.source.clone(), instruction: onbuild.trigger.as_ref().clone() });
+        }
+    }
+    out
 }
 
 /// `None` when the image is not known yet.
@@ -77,6 +84,10 @@ fn of_image(ctx: &mut Ctx<'_>, plan: &Plan<'_>, index: usize) -> Option<Vec<Trig
 
 fn parse_all(ctx: &mut Ctx<'_>, plan: &Plan<'_>, index: usize, texts: &[String]) -> Vec<Trigger> {
     let (from, name) = (plan.stages[index].from, &plan.stages[index].base_text);
+    let help = match plan.stages[index].base {
+        Base::Stage(_) => "correct the trigger",
+        Base::External(_) => "use another version of the base image",
+    };
     let mut out = Vec::with_capacity(texts.len());
     for text in texts {
         let parsed = parse_instruction(text, '\\');
@@ -99,7 +110,7 @@ fn parse_all(ctx: &mut Ctx<'_>, plan: &Plan<'_>, index: usize, texts: &[String])
                 format!("the ONBUILD trigger {text:?} of {name} cannot run: {reason}"),
             )
             .at(ctx.source, from.span)
-            .help("use another version of the base image"),
+            .help(help),
         );
     }
     out
