@@ -34,6 +34,8 @@ pub(crate) struct LayerFact {
     pub(crate) created: i64,
     /// Named images that have it.
     pub(crate) images: Vec<String>,
+    /// Where it can be fetched, if anywhere.
+    pub(crate) place: Option<String>,
     pub(crate) pinned: bool,
 }
 
@@ -117,6 +119,7 @@ impl Index {
             let index: HashMap<i64, usize> =
                 facts.layers.iter().enumerate().map(|(at, layer)| (layer.row, at)).collect();
             add_images(&tx, &index, &mut facts)?;
+            add_places(&tx, &index, &mut facts)?;
             facts.stacks = stacks(&tx, &facts.layers)?;
             let owned = add_blobs(&tx, &index, &on_disk, &mut facts)?;
             facts.blobs = on_disk
@@ -176,10 +179,23 @@ fn layers(db: &Connection) -> Outcome<Vec<LayerFact>> {
             bytes: 0,
             created: row.get(2)?,
             images: vec![],
+            place: None,
             pinned: false,
         });
     }
     Ok(out)
+}
+
+/// One place a layer, for people.
+fn add_places(db: &Connection, index: &HashMap<i64, usize>, facts: &mut Facts) -> Outcome<()> {
+    let mut statement = db.prepare_cached("SELECT layer, min(location) FROM layer_remotes GROUP BY layer")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        if let Some(layer) = index.get(&row.get(0)?).and_then(|at| facts.layers.get_mut(*at)) {
+            layer.place = row.get(1)?;
+        }
+    }
+    Ok(())
 }
 
 fn add_images(db: &Connection, index: &HashMap<i64, usize>, facts: &mut Facts) -> Outcome<()> {

@@ -139,7 +139,10 @@ pub(crate) fn layer_rows(facts: &Facts) -> Vec<UsageRow> {
     let plain = |layer: &crate::facts::LayerFact| UsageRow {
         id: layer.id.to_string(),
         kind: UsageKind::Layer,
-        description: layer.images.join(", "),
+        description: match &layer.place {
+            Some(place) if layer.images.is_empty() => format!("layer of {place}"),
+            _ => layer.images.join(", "),
+        },
         size: layer.bytes,
         shared: !layer.images.is_empty(),
         created: Some(Timestamp(layer.created)),

@@ -76,6 +76,11 @@ fn a_layer_that_can_be_fetched_or_unpacked_is_not_lost() {
     let (lazy, packed): (LayerId, LayerId) = ("lazy".parse().unwrap(), "packed".parse().unwrap());
     let digest = open.blob(b"blob");
     open.index.put_layer(&LayerRow { remotes: vec![remote_of("r")], ..row("lazy", 0, 0) }).unwrap();
+    let usage = open.index.usage().unwrap();
+    assert_eq!(
+        usage.iter().map(|row| row.description.as_str()).collect::<Vec<_>>(),
+        ["layer of registry.test/app", "blob of no layer"]
+    );
     open.index.put_layer(&LayerRow { blobs: vec![blob_of(digest, 4)], ..row("packed", 0, 0) }).unwrap();
     open.record("op", &[&lazy, &packed]);
     assert_eq!(open.found("op"), ["op"]);

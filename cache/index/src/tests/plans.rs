@@ -29,6 +29,7 @@ fn facts(text: &str) -> Facts {
                 bytes: size(2),
                 created: 0,
                 images: if has("image") { vec!["image".to_owned()] } else { vec![] },
+                place: None,
                 pinned: has("pinned"),
             }),
             "record" => {
