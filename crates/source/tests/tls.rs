@@ -102,6 +102,23 @@ fn authorities_come_from_bundles_directories_and_files() {
 }
 
 #[test]
+fn an_authority_may_be_the_server_itself() {
+    let trusting = |file: &str| HostOptions { ca_files: vec![data(file)], ..secure() };
+    let server = serve("root");
+    resolve(&server, trusting("root.crt"), TrustOptions::default()).unwrap();
+    // The same name with another key is somebody else, and an authority is no server of other names.
+    for (certificate, trusted, words) in
+        [("root", "rootother.crt", "UnknownIssuer"), ("rootother", "rootother.crt", "not valid for name")]
+    {
+        let server = serve(certificate);
+        let error = resolve(&server, trusting(trusted), TrustOptions::default()).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(server.requests.load(Ordering::SeqCst), 0);
+    }
+    assert_eq!(server.requests.load(Ordering::SeqCst), 1);
+}
+
+#[test]
 fn what_is_not_trusted_is_not_talked_to() {
     let trust = || TrustOptions { bundles: vec![data("ca.crt")], ..TrustOptions::default() };
     for (certificate, words) in

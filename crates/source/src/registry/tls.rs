@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rbuild_ports::{ErrorKind, PortError, Result};
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::options::{HostOptions, TrustOptions};
 
@@ -83,8 +85,16 @@ impl Tls {
             |error: rustls::Error| PortError::new(ErrorKind::Invalid, format!("cannot set up TLS: {error}"));
         let builder = ClientConfig::builder_with_provider(self.provider())
             .with_safe_default_protocol_versions()
-            .map_err(unusable)?
-            .with_root_certificates(roots);
+            .map_err(unusable)?;
+        let roots = Arc::new(roots);
+        // Without any authority nobody is trusted.
+        let checked = WebPkiServerVerifier::builder_with_provider(roots.clone(), self.provider()).build();
+        let builder = match checked {
+            Ok(checked) => {
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Authorities { checked, roots }))
+            }
+            Err(_) => builder.with_root_certificates(roots),
+        };
         let Some((certificate, key)) = client else { return Ok(builder.with_no_client_auth()) };
         let chain = CertificateDer::pem_file_iter(&certificate)
             .and_then(Iterator::collect)
@@ -153,6 +163,69 @@ fn sorted_files(dir: &Path) -> Vec<PathBuf> {
 fn pem_error(file: &Path, error: &rustls::pki_types::pem::Error) -> PortError {
     let message = format!("cannot read the certificate {}: {error}", file.display());
     PortError::new(ErrorKind::Invalid, message)
+}
+
+/// The usual rules, and one certificate more: an authority that is trusted may be the server itself. That is what
+/// `openssl req -x509` makes, and what Docker takes.
+#[derive(Debug)]
+struct Authorities {
+    checked: Arc<WebPkiServerVerifier>,
+    roots: Arc<RootCertStore>,
+}
+
+impl Authorities {
+    /// Whether it is one of the authorities. Its dates were right before anybody asked.
+    fn is_one(&self, certificate: &CertificateDer<'_>) -> bool {
+        let mut own = RootCertStore::empty();
+        own.add(certificate.clone().into_owned()).is_ok()
+            && own.roots.first().is_some_and(|anchor| self.roots.roots.contains(anchor))
+    }
+}
+
+impl ServerCertVerifier for Authorities {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        match self.checked.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(why)))
+                if why.0.to_string() == "CaUsedAsEndEntity" =>
+            {
+                if !self.is_one(end_entity) {
+                    return Err(CertificateError::UnknownIssuer.into());
+                }
+                rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.checked.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.checked.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.checked.supported_verify_schemes()
+    }
 }
 
 /// For hosts whose certificate the user said not to check. Signatures are still checked.
