@@ -59,11 +59,18 @@ impl PortError {
         let kind = kind_of(&error);
         let mut out =
             Self::new(kind, format!("cannot {what} {}: {}", path.as_ref().display(), plain(&error)));
-        if kind == ErrorKind::NoSpace {
-            out.help = Some(
-                "free some space, or run `rbuild prune` to drop unused cache, then build again".to_owned(),
-            );
-        }
+        let help = match (kind, error.kind()) {
+            (ErrorKind::NoSpace, _) => {
+                "free some space, or run `rbuild prune` to drop unused cache, then build again"
+            }
+            (ErrorKind::Denied, _) => {
+                "let the user who runs rbuild have access to it; what belongs to the build context and is not needed can \
+                 be left out by .dockerignore"
+            }
+            (_, io::ErrorKind::ReadOnlyFilesystem) => "make it writable, or choose a directory that is",
+            _ => "",
+        };
+        out.help = Some(help.to_owned()).filter(|help| !help.is_empty());
         out.source = Some(Box::new(error));
         out
     }

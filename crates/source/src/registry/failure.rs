@@ -10,6 +10,8 @@ use rbuild_oci::Reference;
 use rbuild_ports::{ErrorKind, PortError};
 use serde::Deserialize;
 
+use super::endpoint::is_loopback;
+
 /// A request that failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -147,7 +149,13 @@ impl Failure {
                 Some(trouble_help(host)),
             ),
             Problem::HungUp(text) => {
-                (ErrorKind::Network, format!("broke the connection: {text}"), Some(trouble_help(host)))
+                let help = if is_loopback(host) {
+                    // Registries there are taken for plain HTTP.
+                    format!("if {host} speaks TLS, put its authority into /etc/docker/certs.d/{host}/ca.crt")
+                } else {
+                    trouble_help(host)
+                };
+                (ErrorKind::Network, format!("broke the connection: {text}"), Some(help))
             }
             Problem::Unauthorized { had_credentials, withheld_from, .. } => {
                 let what = if had_credentials { "refused the credentials" } else { "wants credentials" };
@@ -179,7 +187,16 @@ impl Failure {
             }
         };
         let error = PortError::new(kind, format!("{role} {host} {what} while {doing}"));
-        match help.filter(|_| role == "registry") {
+        let help = match (role, kind) {
+            ("registry", _) => help,
+            // Registries have remedies of their own; a file on some server has few.
+            (_, ErrorKind::NotFound) => Some("check the address".to_owned()),
+            (_, ErrorKind::Network) => Some(format!(
+                "check that {host} is spelled right and running, and that the network or proxy leads there"
+            )),
+            _ => None,
+        };
+        match help {
             Some(help) => error.help(help),
             None => error,
         }
