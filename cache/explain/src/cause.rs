@@ -126,6 +126,16 @@ pub enum Cause {
         /// Caches that were imported.
         imports: Vec<String>,
     },
+    /// Nobody built it here, and these caches have it without its result.
+    NoResult {
+        /// Caches that were imported.
+        imports: Vec<String>,
+    },
+    /// Nobody built it here, and these caches have the same operation with other inputs.
+    OtherInputs {
+        /// Caches that were imported.
+        imports: Vec<String>,
+    },
     /// A step before it ran or differs.
     Step {
         /// Its position in the trace.

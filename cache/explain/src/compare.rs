@@ -23,6 +23,8 @@ pub trait World {
     fn only_mode(&self, step: usize, position: usize, old: &ManifestEntry) -> bool;
     /// When and why a record of this name and preimage was removed.
     fn removed(&self, name: &str, preimage: &str) -> Option<Removed>;
+    /// Whether an imported cache has this operation, whatever its inputs.
+    fn offered(&self, op: &str) -> bool;
 }
 
 /// A record's end.
@@ -97,7 +99,7 @@ impl Comparison<'_> {
             }
         }
         match earlier {
-            Some(earlier) if earlier.trace.imported => Cause::Never { imports: self.new.imports.clone() },
+            Some(earlier) if earlier.trace.imported => self.never(step),
             Some(earlier) if earlier.step.outcome == Outcome::Failed => Cause::FailedBefore,
             Some(_) => Cause::Gone,
             None => self.unknown(step),
@@ -113,7 +115,18 @@ impl Comparison<'_> {
             return Cause::Platform { built: other.platform.clone(), wanted: step.platform.clone() };
         }
         let known = self.old.iter().any(|trace| trace.steps.iter().any(|it| it.platform == step.platform));
-        if known { Cause::New } else { Cause::Never { imports: self.new.imports.clone() } }
+        if known { Cause::New } else { self.never(step) }
+    }
+
+    /// This machine has not built it, and no import had its result: what imports had of it.
+    fn never(&self, step: &Step) -> Cause {
+        let imports = self.new.imports.clone();
+        match &step.outcome {
+            // Its key was known without a record.
+            Outcome::Ran { why, .. } if why == "pruned" && !imports.is_empty() => Cause::NoResult { imports },
+            _ if self.world.offered(&step.op) => Cause::OtherInputs { imports },
+            _ => Cause::Never { imports },
+        }
     }
 
     /// The step in the latest build that reached it, if there is one for the same platform.

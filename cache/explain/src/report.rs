@@ -75,6 +75,8 @@ fn same(a: &[Cause], b: &[Cause]) -> bool {
                 | Cause::Moved { .. }
                 | Cause::Base { .. }
                 | Cause::Never { .. }
+                | Cause::NoResult { .. }
+                | Cause::OtherInputs { .. }
                 | Cause::Platform { .. }
                 | Cause::Argument { .. }
                 | Cause::Environment { .. }

@@ -51,9 +51,14 @@ fn changes_are_found_by_path() {
 struct Known {
     manifests: HashMap<String, Manifest>,
     removed: Option<Removed>,
+    offered: String,
 }
 
 impl World for Known {
+    fn offered(&self, op: &str) -> bool {
+        self.offered == op
+    }
+
     fn manifest(&self, content: &str) -> Option<Manifest> {
         self.manifests.get(content).cloned()
     }
@@ -134,7 +139,7 @@ const FIRST: &str = "1|COPY a|dest=/a|k1|ran\n2|RUN b|user=x|c|ran";
 fn causes() {
     let files =
         HashMap::from([("k1".to_owned(), manifest("a f 644 1")), ("k2".to_owned(), manifest("a f 644 2"))]);
-    let world = Known { manifests: files, removed: None };
+    let world = Known { manifests: files, ..Known::default() };
     for (new, said) in [
         (
             "1|COPY a|dest=/a|k2|ran\n2|RUN b|user=x|c|ran",
@@ -255,6 +260,22 @@ fn notes_come_back_without_what_is_of_one_machine_and_explain_elsewhere() {
     assert_eq!(
         causes(build_of("2", "one"))[1..],
         ["build argument V changed from \"1\" to \"2\" (Dockerfile:2)"]
+    );
+    // No notes: what the import has of the step tells more than that it missed.
+    let first = |world: &Known, why: &str| {
+        let mut new = Trace { imports: vec!["cache".to_owned()], ..build_of("1", "one") };
+        new.steps[1].outcome = Outcome::Ran { why: why.to_owned(), ms: 1 };
+        explain(&mut new, &[], world);
+        new.steps[1].causes[0].to_string()
+    };
+    let world = Known { offered: "copy".to_owned(), ..Known::default() };
+    assert_eq!(
+        [first(&world, "not-in-cache"), first(&world, "pruned"), first(&Known::default(), "not-in-cache")],
+        [
+            "never built here, and cache offered it for other files or after other steps only",
+            "never built here, and cache has it without its result (mode=min leaves out build stages)",
+            "never built here, and cache did not offer it",
+        ]
     );
     // Nothing differs, so the cache left it out.
     assert_eq!(causes(build_of("1", "one"))[0], "never built here, and cache did not offer it");

@@ -66,6 +66,20 @@ impl fmt::Display for Cause {
             Self::Never { imports } => {
                 write!(f, "never built here, and {} did not offer it", imports.join(", "))
             }
+            Self::NoResult { imports } => {
+                write!(
+                    f,
+                    "never built here, and {} has it without its result (mode=min leaves out build stages)",
+                    imports.join(", ")
+                )
+            }
+            Self::OtherInputs { imports } => {
+                write!(
+                    f,
+                    "never built here, and {} offered it for other files or after other steps only",
+                    imports.join(", ")
+                )
+            }
             Self::Step { .. } => f.write_str("a step before it ran"),
         }
     }

@@ -93,6 +93,15 @@ impl Imported {
         self.config.records.len()
     }
 
+    /// Names of all records that have inputs.
+    pub fn operations(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.config
+            .records
+            .iter()
+            .filter(|record| !record.inputs.is_empty())
+            .filter_map(|record| record.digest)
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rbuild_cache_remote::{
-    CacheConfig, CacheManifest, Imported, ImportedLayer, MOUNTS_TYPE, MountIndex, NOTES_TYPE, RemoteDocument,
+    CacheConfig, CacheManifest, Imported, ImportedLayer, MOUNTS_TYPE, MountIndex, RemoteDocument,
     inline_config, read_document,
 };
 use rbuild_digest::Digest;
@@ -14,6 +14,7 @@ use rbuild_ports::{CancelToken, ErrorKind, PortError, Result};
 use serde_json::Value;
 
 use crate::CacheSource;
+use crate::notes::notes_of;
 
 /// Platforms of an image whose inline caches are read.
 const MAX_PLATFORMS: usize = 64;
@@ -61,7 +62,7 @@ pub(crate) fn read(
     match read_document(bytes, declared).map_err(|error| invalid(name, &error))? {
         RemoteDocument::Cache(cache) => {
             let mounts = mounts_of(&cache.layers).cloned();
-            let notes = cache.layers.iter().filter(|layer| layer.media_type == NOTES_TYPE).cloned().collect();
+            let notes = notes_of(&cache.layers);
             Ok(vec![ImportedCache { mounts, notes, ..found(read_cache(shelf, name, &cache)?) }])
         }
         RemoteDocument::Image(manifest) => {

@@ -20,6 +20,7 @@ use rbuild_ports::{CancelToken, ErrorKind, KeyId, PortError, Result, Snapshot};
 use rbuild_source::Registry;
 
 use crate::ahead::Queue;
+use crate::history::Told;
 use crate::vertices::Vertices;
 use crate::{BuildRequest, Store};
 
@@ -102,10 +103,15 @@ impl Caches<'_> {
         }
     }
 
-    /// Gives what the imported caches tell of the builds that exported them.
-    pub(crate) fn told(&self) -> Box<dyn FnOnce() -> Vec<Vec<u8>> + Send> {
+    /// Gives what the imported caches tell.
+    pub(crate) fn told(&self) -> Box<dyn FnOnce() -> Told + Send> {
         let (imports, ports, cancel) = (self.imports.clone(), self.ports.clone(), self.cancel.clone());
-        Box::new(move || imports.map_or_else(Vec::new, |imports| imports.notes(&*ports.sources, &cancel)))
+        Box::new(move || {
+            imports.map_or_else(Told::default, |imports| Told {
+                notes: imports.notes(&*ports.sources, &cancel),
+                operations: imports.operations(),
+            })
+        })
     }
 
     /// What an exported cache says of the steps.

@@ -2,7 +2,7 @@
 //! with earlier builds on a thread of its own, so that the build does not wait. Nothing depends on it: failing only means
 //! that less can be explained.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 
 use rbuild_cache_explain::{Manifest, ManifestEntry, Notes, Removed, StepKind, Trace, World, explain};
 use rbuild_cache_index::Index;
+use rbuild_cache_key::record_key;
 use rbuild_cache_transfer::CacheNotes;
 use rbuild_digest::Digest;
 use rbuild_engine::Hashed;
@@ -47,8 +48,17 @@ pub(crate) struct Finish {
     pub(crate) write: Box<dyn FnOnce() -> Written + Send>,
     /// Dockerfile and context, in letters and digits.
     pub(crate) what: String,
-    /// What imported caches tell of their builds. Asked for when nothing is known here.
-    pub(crate) told: Box<dyn FnOnce() -> Vec<Vec<u8>> + Send>,
+    /// Asked when nothing is known here.
+    pub(crate) told: Box<dyn FnOnce() -> Told + Send>,
+}
+
+/// What imported caches tell.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// Of the builds that exported them.
+    pub(crate) notes: Vec<Vec<u8>>,
+    /// The names of their records.
+    pub(crate) operations: HashSet<Digest>,
 }
 
 /// Takes notes for one build.
@@ -134,10 +144,12 @@ fn settle(finish: Finish, views: &Views, history: &History, index: &Index) -> Tr
     if trace.steps.iter().any(|step| step.ran() && !step.kind.is_source()) {
         let mut old: Vec<Trace> =
             history.traces(&what).iter().take(COMPARED).filter_map(|it| Trace::from_bytes(it)).collect();
-        let mut notes = vec![];
+        let (mut notes, mut offered) = (vec![], HashSet::new());
         if old.is_empty() {
             // This machine has not built it; others have.
-            notes = told().iter().filter_map(|it| Notes::from_bytes(it)).collect();
+            let told = told();
+            offered = told.operations;
+            notes = told.notes.iter().filter_map(|it| Notes::from_bytes(it)).collect();
             old = notes.iter().map(|it: &Notes| it.trace.clone()).collect();
         }
         if old.is_empty() {
@@ -146,7 +158,7 @@ fn settle(finish: Finish, views: &Views, history: &History, index: &Index) -> Tr
             let shares = |it: &Trace| it.steps.iter().any(|step| is_of(step, &trace));
             old = others.iter().filter_map(|it| Trace::from_bytes(it)).filter(shares).collect();
         }
-        let world = Known { nodes, views, history, index, notes: &notes, read: Mutex::new((0, 0)) };
+        let world = Known { nodes, views, history, index, notes: &notes, offered, read: Mutex::new((0, 0)) };
         explain(&mut trace, &old, &world);
     }
     let kept = history.keep_trace(&what, trace.at, &trace.to_bytes());
@@ -196,6 +208,7 @@ struct Known<'a> {
     history: &'a History,
     index: &'a Index,
     notes: &'a [Notes],
+    offered: HashSet<Digest>,
     /// Files and bytes read so far.
     read: Mutex<(usize, u64)>,
 }
@@ -204,6 +217,10 @@ impl World for Known<'_> {
     fn manifest(&self, content: &str) -> Option<Manifest> {
         let told = || self.notes.iter().find_map(|notes| notes.manifest(content)).cloned();
         self.history.manifest(content).and_then(|bytes| Manifest::from_bytes(&bytes)).or_else(told)
+    }
+
+    fn offered(&self, op: &str) -> bool {
+        op.parse().is_ok_and(|op| self.offered.contains(&record_key(&op, 0)))
     }
 
     fn only_mode(&self, step: usize, position: usize, old: &ManifestEntry) -> bool {

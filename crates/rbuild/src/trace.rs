@@ -11,7 +11,7 @@ use rbuild_engine::{Event, Hashed, Why};
 use rbuild_graph::{Edge, Graph, MountKind, Node, NodeId, Op, SourceOp};
 use rbuild_ports::{RecordKind, Timestamp};
 
-use crate::history::{Finish, Historian};
+use crate::history::{Finish, Historian, Told};
 use crate::{BuildRequest, CacheFrom, NoCache};
 
 /// No more of an instruction's text is kept.
@@ -215,7 +215,7 @@ pub(crate) fn finish(
     graphs: Vec<Arc<GraphNotes>>,
     historian: &Historian,
     what: String,
-    told: Box<dyn FnOnce() -> Vec<Vec<u8>> + Send>,
+    told: Box<dyn FnOnce() -> Told + Send>,
 ) {
     (trace.build, trace.at) = (historian.build.0.clone(), historian.build.1.0);
     let write = move || {
