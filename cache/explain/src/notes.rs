@@ -13,6 +13,29 @@ const MAGIC: &[u8; 8] = b"rbnotes\x01";
 /// Bytes of all manifests together; those beyond are left out.
 const MOST_BYTES: usize = 16 << 20;
 
+impl Trace {
+    /// Replaces the values of arguments and variables whose name is `secret` by something that only says whether they are the same.
+    /// A trace must be veiled to be compared with one that is.
+    pub fn veil(&mut self, secret: impl Fn(&str) -> bool) {
+        let args = self.args.iter_mut().map(|(name, value)| (&*name, value));
+        let variables = self.variables.iter_mut().filter_map(|it| Some((&it.name, it.value.as_mut()?)));
+        for (name, value) in args.chain(variables) {
+            if secret(name) {
+                *value = veiled(value);
+            }
+        }
+        for (path, value) in self.steps.iter_mut().flat_map(|step| &mut step.fields) {
+            if path.strip_prefix("env.").is_some_and(&secret) {
+                *value = veiled(value);
+            }
+        }
+    }
+}
+
+fn veiled(value: &str) -> String {
+    format!("hidden:{}", Digest::of(value).hex().chars().take(8).collect::<String>())
+}
+
 /// A build as others see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notes {
@@ -23,9 +46,14 @@ pub struct Notes {
 }
 
 impl Notes {
-    /// Of a build that succeeded; `manifest` gives the files of content keys.
+    /// Of a build that succeeded; `secret` says of which arguments and variables others must not see the value, and `manifest`
+    /// gives the files of content keys.
     #[must_use]
-    pub fn of(trace: &Trace, manifest: impl Fn(&str) -> Option<Manifest>) -> Self {
+    pub fn of(
+        trace: &Trace,
+        secret: impl Fn(&str) -> bool,
+        manifest: impl Fn(&str) -> Option<Manifest>,
+    ) -> Self {
         let mut trace = Trace {
             build: String::new(),
             at: 0,
@@ -35,6 +63,7 @@ impl Notes {
             imported: true,
             ..trace.clone()
         };
+        trace.veil(secret);
         let mut keys = BTreeSet::new();
         for step in &mut trace.steps {
             step.causes.clear();

@@ -233,7 +233,7 @@ fn notes_come_back_without_what_is_of_one_machine_and_explain_elsewhere() {
     let files: HashMap<String, Manifest> = [("one", "a f 644 1"), ("two", "a f 644 2")]
         .map(|(key, text)| (key.to_owned(), manifest(text)))
         .into();
-    let notes = Notes::of(&build_of("1", "one"), |key| files.get(key).cloned());
+    let notes = Notes::of(&build_of("1", "one"), |_| false, |key| files.get(key).cloned());
     let bytes = notes.to_bytes();
     assert_eq!(Notes::from_bytes(&bytes).as_ref(), Some(&notes));
     let text = String::from_utf8_lossy(&bytes);
@@ -243,9 +243,9 @@ fn notes_come_back_without_what_is_of_one_machine_and_explain_elsewhere() {
     }
     // When it was built, and how it ended, does not make it another build; its arguments and files do.
     let again = Trace { at: 9, ..build_of("1", "one") };
-    assert_eq!(Notes::of(&again, |_| None).key(), notes.key());
+    assert_eq!(Notes::of(&again, |_| false, |_| None).key(), notes.key());
     for other in [build_of("2", "one"), build_of("1", "two")] {
-        assert_ne!(Notes::of(&other, |_| None).key(), notes.key());
+        assert_ne!(Notes::of(&other, |_| false, |_| None).key(), notes.key());
     }
     let causes = |mut new: Trace| {
         new.imports = vec!["cache".to_owned()];
@@ -279,4 +279,35 @@ fn notes_come_back_without_what_is_of_one_machine_and_explain_elsewhere() {
     );
     // Nothing differs, so the cache left it out.
     assert_eq!(causes(build_of("1", "one"))[0], "never built here, and cache did not offer it");
+}
+
+#[test]
+fn notes_do_not_tell_values_of_what_is_named_like_a_secret() {
+    let named = |value: &str| {
+        let mut trace = build_of(value, "one");
+        trace.args[0].0 = "TOKEN".to_owned();
+        trace.variables[0] =
+            Variable { name: "TOKEN".to_owned(), arg: true, line: 2, value: Some("default".to_owned()) };
+        for (path, _) in trace.steps.iter_mut().flat_map(|step| &mut step.fields) {
+            *path = path.replace("env.V", "env.TOKEN");
+        }
+        for step in &mut trace.steps {
+            step.op = rbuild_digest::Digest::of(&step.op).hex();
+        }
+        trace
+    };
+    let secret = |name: &str| name == "TOKEN";
+    let notes = Notes::of(&named("hush-1"), secret, |_| None);
+    let bytes = notes.to_bytes();
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.contains("TOKEN") && !text.contains("hush") && !text.contains("default"), "{text}");
+    let causes = |value: &str| {
+        let mut new = named(value);
+        new.veil(secret);
+        explain(&mut new, std::slice::from_ref(&notes.trace), &Known::default());
+        new.steps.into_iter().flat_map(|step| step.causes).map(|cause| cause.to_string()).collect::<Vec<_>>()
+    };
+    assert!(!causes("hush-1").iter().any(|cause| cause.contains("TOKEN")));
+    let changed = causes("hush-2").join("; ");
+    assert!(changed.contains("build argument TOKEN changed") && !changed.contains("hush"), "{changed}");
 }

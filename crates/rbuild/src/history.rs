@@ -16,6 +16,7 @@ use rbuild_cache_transfer::CacheNotes;
 use rbuild_digest::Digest;
 use rbuild_engine::Hashed;
 use rbuild_graph::NodeId;
+use rbuild_lower::is_secret_name;
 use rbuild_ports::{Timestamp, View};
 use rbuild_store::History;
 use rbuild_tree::{Kind, RelPath, entry_hasher};
@@ -106,7 +107,7 @@ impl Historian {
     /// What an exported cache tells of the build.
     pub(crate) fn notes(&self) -> Option<CacheNotes> {
         let manifest = |key: &str| Manifest::from_bytes(&self.history.manifest(key)?);
-        let notes = Notes::of(self.trace()?, manifest);
+        let notes = Notes::of(self.trace()?, is_secret_name, manifest);
         Some(CacheNotes { key: notes.key(), bytes: notes.to_bytes() })
     }
 
@@ -159,7 +160,16 @@ fn settle(finish: Finish, views: &Views, history: &History, index: &Index) -> Tr
             old = others.iter().filter_map(|it| Trace::from_bytes(it)).filter(shares).collect();
         }
         let world = Known { nodes, views, history, index, notes: &notes, offered, read: Mutex::new((0, 0)) };
-        explain(&mut trace, &old, &world);
+        if notes.is_empty() {
+            explain(&mut trace, &old, &world);
+        } else {
+            let mut veiled = trace.clone();
+            veiled.veil(is_secret_name);
+            explain(&mut veiled, &old, &world);
+            for (step, explained) in trace.steps.iter_mut().zip(veiled.steps) {
+                step.causes = explained.causes;
+            }
+        }
     }
     let kept = history.keep_trace(&what, trace.at, &trace.to_bytes());
     // One build in some dozens tidies.

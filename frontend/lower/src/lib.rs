@@ -44,7 +44,7 @@ pub use codes::CODES;
 pub use dump::{dump, dump_outcome};
 pub use facts::{Facts, GitFacts, GitQuery, ImageFacts, ImageOrigin, ImageQuery, Need, Needs};
 pub use git::{GitContext, remote_context};
-pub use lint::{RULES, Rule, merge_checks, rule};
+pub use lint::{RULES, Rule, is_secret_name, merge_checks, rule};
 pub use options::{IgnoreFile, LowerOptions, MainContext, NamedContext, NamedContextValue, NoCache};
 pub use outline::{Outline, OutlineArg, OutlineMount, description};
 

@@ -263,7 +263,8 @@ pub fn merge_checks(
 }
 
 /// Whether a variable's name says that it holds a secret.
-pub(crate) fn is_secret_name(name: &str) -> bool {
+#[must_use]
+pub fn is_secret_name(name: &str) -> bool {
     const SECRET: &[&str] = &[
         "apikey",
         "auth",
