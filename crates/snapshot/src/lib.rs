@@ -16,6 +16,7 @@ mod resolve;
 mod seal;
 mod store;
 mod sys;
+mod unchanged;
 mod unpack;
 mod view;
 mod walk;

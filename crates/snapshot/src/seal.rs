@@ -12,8 +12,9 @@ use rustix::io::Errno;
 
 use crate::meta::{Maker, failed};
 use crate::sys::{self, Place};
+use crate::unchanged::Unchanged;
 use crate::view::LayerView;
-use crate::walk::walk;
+use crate::walk::{Step, walk};
 
 /// Entries and bytes of a layer directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -28,18 +29,24 @@ pub(crate) struct Count {
 
 /// Counts what is below `root`.
 pub(crate) fn count(root: OwnedFd) -> Result<Count> {
-    count_with(root, &mut |_, _| Ok(()))
+    count_with(root, &mut |_| Ok(Verdict::Stays))
 }
 
-fn count_with(
-    root: OwnedFd,
-    check: &mut dyn FnMut(&RelPath, Option<BorrowedFd<'_>>) -> Result<()>,
-) -> Result<Count> {
+/// What becomes of an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Stays,
+    Gone,
+}
+
+fn count_with(root: OwnedFd, check: &mut dyn FnMut(&Step<'_>) -> Result<Verdict>) -> Result<Count> {
     let mut count = Count::default();
     let mut linked: HashSet<u64> = HashSet::new();
     let mut line = vec![];
     walk(root, &mut |step| {
-        check(step.path, step.opened)?;
+        if check(&step)? == Verdict::Gone {
+            return Ok(());
+        }
         count.entries += 1;
         if step.kind == FileType::RegularFile {
             let stat = sys::stat_at(step.dir, step.name).map_err(|e| failed("read", step.path, e))?;
@@ -70,25 +77,35 @@ fn mark(path: &RelPath, stat: &fs::Stat, line: &mut Vec<u8>) -> u64 {
     u64::from_le_bytes(out)
 }
 
-/// Prepares what the overlay file system wrote: opaque marks that hide nothing are removed, so that the layer does
-/// not depend on how it was made. `below` is what it was written over.
+/// Prepares what the overlay file system wrote: what is the same `below`, which it was written over, and opaque marks that hide
+/// nothing are removed, so that the layer does not depend on how it was made.
 pub(crate) fn tidy_upper(root: OwnedFd, below: &LayerView, maker: &Maker) -> Result<Count> {
-    // The last opaque directory that hides something; the walk leaves it before it meets another outside.
-    let mut hiding: Option<RelPath> = None;
-    count_with(root, &mut |path, opened| {
+    let mut unchanged = Unchanged::new(&root, below)?;
+    // The last directory that shows nothing of what is below; the walk leaves it before it meets another outside.
+    let mut apart: Option<RelPath> = None;
+    let mut count = count_with(root, &mut |step| {
+        let path = step.path;
         refuse_whiteout_name(path)?;
-        let Some(dir) = opened else { return Ok(()) };
+        let covered = apart.as_ref().is_some_and(|above| path.starts_with(above));
+        let Some(dir) = step.opened else {
+            let gone = !covered && unchanged.leave_out(step)?;
+            return Ok(if gone { Verdict::Gone } else { Verdict::Stays });
+        };
         refuse_redirect(path, dir)?;
-        if !maker.is_opaque(dir).map_err(|e| failed("read", path, e))? {
-            return Ok(());
+        let opaque = maker.is_opaque(dir).map_err(|e| failed("read", path, e))?;
+        let over = !covered && below.kind(path)? == Some(Kind::Dir);
+        if opaque && !over {
+            Place::Fd(dir).remove(maker.opaque_name()).map_err(|e| failed("clean", path, e))?;
         }
-        let covered = hiding.as_ref().is_some_and(|above| path.starts_with(above));
-        if !covered && below.kind(path)? == Some(Kind::Dir) {
-            hiding = Some(path.clone());
-            return Ok(());
+        match (over, opaque) {
+            (true, false) => unchanged.dir(step)?,
+            _ if covered => {}
+            _ => apart = Some(path.clone()),
         }
-        Place::Fd(dir).remove(maker.opaque_name()).map_err(|e| failed("clean", path, e))
-    })
+        Ok(Verdict::Stays)
+    })?;
+    count.entries = count.entries.saturating_sub(unchanged.finish()?);
+    Ok(count)
 }
 
 /// A name that means a deletion when the layer is read as a tar.

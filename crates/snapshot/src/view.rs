@@ -172,9 +172,16 @@ fn find<'a>(dir: &'a Merged, name: &[u8]) -> std::result::Result<Option<Found<'a
     Ok(None)
 }
 
-/// What was found; `None` for sockets, which no layer can hold.
 fn kind_of(found: &Found<'_>, name: &[u8]) -> std::result::Result<Option<Kind>, Errno> {
-    let Found { dir, stat } = found;
+    kind_at(found.dir, &found.stat, name)
+}
+
+/// What was looked at as `name` in `dir`; `None` for sockets, which no layer can hold.
+pub(crate) fn kind_at(
+    dir: BorrowedFd<'_>,
+    stat: &Stat,
+    name: &[u8],
+) -> std::result::Result<Option<Kind>, Errno> {
     let (major, minor) = (fs::major(stat.st_rdev), fs::minor(stat.st_rdev));
     Ok(Some(match sys::file_type(stat) {
         FileType::RegularFile => Kind::File { size: u64::try_from(stat.st_size).unwrap_or(0) },

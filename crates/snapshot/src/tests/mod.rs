@@ -129,6 +129,66 @@ fn steps_become_layers() {
     test.assert_clean();
 }
 
+/// As BuildKit's layers: `chown -R` to the same owner doubled the size of an image.
+#[test]
+fn what_a_step_left_as_it_was_is_no_part_of_its_layer() {
+    if !root() {
+        return;
+    }
+    let test = store();
+    let base = test.snapshot(&[
+        "d bin @9\nf bin/tool 755 @7 =tool\nl bin/t @7 ->tool\nd etc @9\nd etc/deep @9\nf etc/deep/a @7 =a\nf etc/b @7 =b\n\
+         d var @9\nf var/x @7 =x\nf var/y @7 =y",
+    ]);
+    let layer = |script: &str| {
+        let (_, after, entries) = step(&test, &base, script).unwrap();
+        let top = after.layers.last().unwrap();
+        assert!(test.store.matches(&test.store.measure(top).unwrap()).unwrap());
+        let dump = test.dump_layer(top);
+        let lines = dump.lines().filter(|line| !line.ends_with(" o")).count();
+        assert_eq!(lines as u64, entries + 1, "{dump}");
+        dump.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(layer("chown -R 0:0 .; chmod 755 bin bin/tool; touch -d @7 etc/b"), Vec::<String>::new());
+    assert_eq!(layer("touch etc/deep/new; rm etc/deep/new"), Vec::<String>::new());
+    // Another name of a file is a file; the first one is below.
+    assert_eq!(
+        layer("ln bin/tool bin/tool2; touch -d @8 bin"),
+        ["/bin d 0755 0:0 @8", "/bin/tool2 f 0755 0:0 @7 4 =tool"]
+    );
+    // Other bytes of the same length and time, another mode, owner, link.
+    assert_eq!(
+        layer(
+            "printf B > etc/b; touch -d @7 etc/b; chmod 600 etc/deep/a; touch -d @5 etc etc/deep; chown 0:0 var/x"
+        ),
+        [
+            "/etc d 0755 0:0 @5",
+            "/etc/b f 0644 0:0 @7 1 =B",
+            "/etc/deep d 0755 0:0 @5",
+            "/etc/deep/a f 0600 0:0 @7 1 =a"
+        ]
+    );
+    assert_eq!(
+        layer(
+            "ln -sfn tooL bin/t; touch -hd @7 bin/t; chmod 700 bin; touch -d @8 bin; chown 1 var/y; touch -d @8 var"
+        ),
+        [
+            "/bin d 0700 0:0 @8",
+            "/bin/t l 0777 0:0 @7 -> tooL",
+            "/var d 0755 0:0 @8",
+            "/var/y f 0644 1:0 @7 1 =y"
+        ]
+    );
+    // What was deleted and made again is new.
+    assert_eq!(
+        layer(
+            "rm -r etc/deep; mkdir etc/deep; printf a > etc/deep/a; touch -d @7 etc/deep/a; touch -d @8 etc/deep etc"
+        ),
+        ["/etc d 0755 0:0 @8", "/etc/deep d 0755 0:0 @8", "/etc/deep o", "/etc/deep/a f 0644 0:0 @7 1 =a"]
+    );
+    test.assert_clean();
+}
+
 #[test]
 fn a_step_cannot_leave_names_that_delete() {
     if !root() {
