@@ -14,6 +14,7 @@ mod pool;
 mod remove;
 mod resolve;
 mod seal;
+mod site;
 mod store;
 mod sys;
 mod unchanged;

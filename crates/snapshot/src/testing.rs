@@ -99,10 +99,13 @@ impl TestStore {
 
     /// Nothing is left of unfinished work.
     pub(crate) fn assert_clean(&self) {
-        for space in std::fs::read_dir(self.dir.path().join("work")).unwrap() {
-            let left: Vec<_> = std::fs::read_dir(space.unwrap().path()).unwrap().collect();
-            assert!(left.is_empty(), "{left:?}");
-        }
+        let inside = |dir: std::path::PathBuf| -> Vec<_> {
+            std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+        };
+        let homes: Vec<_> = inside(self.dir.path().join("work")).into_iter().flat_map(inside).collect();
+        assert!(homes.len() < 2, "{homes:?}");
+        let left: Vec<_> = homes.into_iter().flat_map(inside).collect();
+        assert!(left.is_empty(), "{left:?}");
     }
 }
 

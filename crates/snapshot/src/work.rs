@@ -3,15 +3,15 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_ports::{LayerId, PortError, Result};
-use rustix::fs::{self, FlockOperation, IFlags, Mode};
+use rustix::fs::{self, FlockOperation, Mode};
 use rustix::io::Errno;
 
 use crate::remove::remove_tree;
-use crate::sys;
+use crate::{site, sys};
 
 /// This process's directory.
 #[derive(Debug)]
@@ -22,6 +22,15 @@ pub(crate) struct Workspace {
     dir: OwnedFd,
     path: PathBuf,
     count: AtomicU64,
+    /// Where layers grow, chosen when the first one does.
+    home: Mutex<Option<Arc<Home>>>,
+}
+
+/// The directory of all layers of this process.
+#[derive(Debug)]
+struct Home {
+    dir: OwnedFd,
+    path: PathBuf,
 }
 
 impl Workspace {
@@ -30,7 +39,6 @@ impl Workspace {
         let fail = |error: Errno| PortError::io("open", parent, error);
         let parent_fd =
             sys::open_at(fs::CWD, parent.as_os_str().as_encoded_bytes(), sys::DIR).map_err(fail)?;
-        spread(&parent_fd);
         sweep(&parent_fd).map_err(fail)?;
         loop {
             let random = sys::random().map_err(|e| PortError::io("read", "/dev/urandom", e))?;
@@ -41,19 +49,33 @@ impl Workspace {
             let locked = fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok();
             if locked && same(&parent_fd, &name, &dir) {
                 let path = parent.join(&name);
-                return Ok(Arc::new(Self { parent: parent_fd, name, dir, path, count: AtomicU64::new(0) }));
+                let (count, home) = (AtomicU64::new(0), Mutex::default());
+                return Ok(Arc::new(Self { parent: parent_fd, name, dir, path, count, home }));
             }
         }
     }
 
     /// A new empty directory in it.
     pub(crate) fn scratch(self: &Arc<Self>) -> Result<Scratch> {
+        let home = self.home()?;
         let name = self.fresh_name();
-        let path = self.path.join(&name);
+        let path = home.path.join(&name);
         let fail = |error: Errno| PortError::io("create", &path, error);
-        fs::mkdirat(&self.dir, name.as_str(), Mode::RWXU).map_err(fail)?;
-        let dir = sys::open_at(&self.dir, name.as_bytes(), sys::DIR).map_err(fail)?;
-        Ok(Scratch { space: self.clone(), name, dir, path })
+        fs::mkdirat(&home.dir, name.as_str(), Mode::RWXU).map_err(fail)?;
+        let dir = sys::open_at(&home.dir, name.as_bytes(), sys::DIR).map_err(fail)?;
+        Ok(Scratch { _space: self.clone(), home, name, dir, path })
+    }
+
+    fn home(&self) -> Result<Arc<Home>> {
+        let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(home) = &*home {
+            return Ok(home.clone());
+        }
+        let (name, dir) =
+            site::choose(&self.dir).map_err(|error| PortError::io("create", &self.path, error))?;
+        let made = Arc::new(Home { dir, path: self.path.join(name) });
+        *home = Some(made.clone());
+        Ok(made)
     }
 
     /// Takes `name` out of `dir` in one step, then removes it. False if it was not there.
@@ -76,17 +98,6 @@ impl Drop for Workspace {
     fn drop(&mut self) {
         // What cannot be removed now is removed by the next process.
         let _ = remove_tree(&self.parent, self.name.as_bytes());
-    }
-}
-
-/// Tells the file system that the directories in `parent` have nothing to do with each other (`chattr +T`). ext4 then begins
-/// each in another part of the disk; it would otherwise put new files where old layers were just removed, and pass over each
-/// inode that was deleted within the last minutes for every file that it creates: thousands of them, several seconds an image.
-fn spread(parent: &OwnedFd) {
-    let Ok(flags) = fs::ioctl_getflags(parent) else { return };
-    if !flags.contains(IFlags::TOPDIR) {
-        // A hint: file systems that do not know it are as fast without.
-        let _ = fs::ioctl_setflags(parent, flags | IFlags::TOPDIR);
     }
 }
 
@@ -124,7 +135,8 @@ fn sweep(parent: &OwnedFd) -> std::result::Result<(), Errno> {
 /// A directory that goes away with all that is in it when dropped.
 #[derive(Debug)]
 pub(crate) struct Scratch {
-    space: Arc<Workspace>,
+    _space: Arc<Workspace>,
+    home: Arc<Home>,
     name: String,
     dir: OwnedFd,
     path: PathBuf,
@@ -157,27 +169,13 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // What cannot be removed now goes with the workspace.
-        let _ = remove_tree(&self.space.dir, self.name.as_bytes());
+        let _ = remove_tree(&self.home.dir, self.name.as_bytes());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The magic number of ext2, ext3 and ext4.
-    const EXT4: u64 = 0xef53;
-
-    #[test]
-    fn the_space_of_each_process_begins_elsewhere_on_the_disk() {
-        // Not below /tmp, which may be in memory.
-        let root = tempfile::tempdir_in(".").unwrap();
-        let dir = sys::open_at(fs::CWD, root.path().as_os_str().as_encoded_bytes(), sys::DIR).unwrap();
-        drop(Workspace::open(root.path()).unwrap());
-        let ext4 = u64::try_from(fs::fstatfs(&dir).unwrap().f_type) == Ok(EXT4);
-        let spread = fs::ioctl_getflags(&dir).is_ok_and(|flags| flags.contains(IFlags::TOPDIR));
-        assert!(spread || !ext4);
-    }
 
     #[test]
     fn what_the_dead_left_is_removed_and_the_living_keep_theirs() {
