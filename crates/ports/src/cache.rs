@@ -118,7 +118,7 @@ pub struct LayerRow {
 pub struct LayerBlob {
     /// Media type, digest, size.
     pub descriptor: Descriptor,
-    /// What made it: `gzip:4:1mib:32kib`, or `pulled`. A blob is reused for a request of the same maker.
+    /// What made it: `gzip:2:1mib:32kib`, or `pulled`. A blob is reused for a request of the same maker.
     pub maker: String,
 }
 

@@ -82,7 +82,7 @@ fn small_and_exact_streams() {
 #[test]
 fn makers_name_what_enters_the_bytes() {
     let makers: Vec<String> = specs().iter().map(CompressionSpec::maker).collect();
-    assert_eq!(makers, ["tar", "gzip:4:1mib:32kib", "zstd:3:4mib"]);
+    assert_eq!(makers, ["tar", "gzip:2:1mib:32kib", "zstd:3:4mib"]);
     let nine = CompressionSpec { level: Some(9), force: true, ..CompressionSpec::GZIP };
     assert_eq!(nine.maker(), "gzip:9:1mib:32kib");
     let zero = CompressionSpec { kind: Compression::Zstd, level: Some(0), force: false };

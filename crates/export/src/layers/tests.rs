@@ -35,7 +35,7 @@ fn a_layer_is_compressed_once() {
     assert_eq!(untar(&world, &zstd.descriptor.descriptor), text);
     let row = world.index.layer(&id).unwrap().unwrap();
     let makers: Vec<&str> = row.blobs.iter().map(|blob| blob.maker.as_str()).collect();
-    assert_eq!(makers, ["gzip:4:1mib:32kib", "zstd:3:4mib"]);
+    assert_eq!(makers, ["gzip:2:1mib:32kib", "zstd:3:4mib"]);
     // A blob that is gone is made again.
     world.blobs.all().clear();
     assert_eq!(maker.ensure_blob(&id, &CompressionSpec::GZIP).unwrap(), first);
