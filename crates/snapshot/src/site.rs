@@ -32,7 +32,7 @@ pub(crate) fn choose(parent: &OwnedFd) -> Result<(String, OwnedFd), Errno> {
         let dir = sys::open_at(parent, name.as_bytes(), sys::DIR)?;
         let time = if known { probe(&dir)? } else { Duration::ZERO };
         // The slower ones stay until the end: the file system puts none where one is.
-        if best.as_ref().is_none_or(|(known, ..)| time < *known) {
+        if best.as_ref().is_none_or(|(least, ..)| time < *least) {
             best = Some((time, name, dir));
         }
         if time < FAST {
