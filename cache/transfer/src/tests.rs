@@ -55,6 +55,10 @@ struct Memory {
     asked: Arc<AtomicBool>,
 }
 
+fn cache_of(imported: Imported, name: String) -> ImportedCache {
+    ImportedCache { imported, location: "h/r".to_owned(), name, mounts: None, notes: vec![] }
+}
+
 impl CacheSource for Memory {
     fn name(&self) -> String {
         "memory".to_owned()
@@ -63,13 +67,7 @@ impl CacheSource for Memory {
     fn read(&self, _cancel: &CancelToken) -> Result<Vec<ImportedCache>> {
         self.asked.store(true, Ordering::SeqCst);
         let imported = Imported::new(chain().config(), &[layer("l1", 1), layer("l2", 2)]);
-        Ok(vec![ImportedCache {
-            imported,
-            location: "h/r".to_owned(),
-            name: self.name(),
-            mounts: None,
-            notes: vec![],
-        }])
+        Ok(vec![cache_of(imported, self.name())])
     }
 }
 
@@ -197,13 +195,7 @@ fn stages_may_have_any_number_of_steps() {
             }
             chains.add_result(last, vec![digest("l1")], 5);
             let imported = Imported::new(chains.config(), &[layer("l1", 1)]);
-            Ok(vec![ImportedCache {
-                imported,
-                location: "h/r".to_owned(),
-                name: self.name(),
-                mounts: None,
-                notes: vec![],
-            }])
+            Ok(vec![cache_of(imported, self.name())])
         }
     }
     const STEPS: usize = 3000;

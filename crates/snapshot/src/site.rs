@@ -1,4 +1,4 @@
-//! Where on the disk the layers of a process begin. ext4 does not give an inode away again for some minutes after it was deleted, and
+//! Where on the disk the layers of a process begin. ext4 without a journal does not give an inode away again for some minutes after it was deleted, and
 //! passes over all of those of a block group for every file that it creates there. Where a store or an image was just removed,
 //! unpacking an image took up to 5.6 s of kernel time instead of 0.6 s. So the layers begin in a directory of which the
 //! file system is told that it has nothing to do with its neighbours (`chattr +T`), which puts each in another block group; and

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use rbuild::{Builder, CancelToken, CheckReport, Diagnostic, OutlineReport, SourceFile, Span, TargetList};
 use serde_json::{Value, json};
 
-use crate::args::{BuildArgs, Cli};
+use crate::args::{BuildArgs, Cli, parse_bool};
 use crate::commands::build::progress;
 use crate::error::{self, Failure};
 use crate::render::{Display, print};
@@ -54,11 +54,11 @@ pub(crate) fn method(args: &BuildArgs) -> Result<Option<Method>, Usage> {
     };
     let (mut json, mut ignore_status) = (false, false);
     for field in fields {
-        match field.split_once('=') {
-            Some(("format", "json")) => json = true,
-            Some(("format", "text" | "txt")) => json = false,
-            Some(("ignorestatus", "1" | "t" | "T" | "true" | "TRUE" | "True")) => ignore_status = true,
-            Some(("ignorestatus", "0" | "f" | "F" | "false" | "FALSE" | "False")) => ignore_status = false,
+        let ignore = field.strip_prefix("ignorestatus=").and_then(parse_bool);
+        match (field.split_once('='), ignore) {
+            (Some(("format", "json")), _) => json = true,
+            (Some(("format", "text" | "txt")), _) => json = false,
+            (_, Some(ignore)) => ignore_status = ignore,
             _ => {
                 let known = "format=json, format=text or ignorestatus=true";
                 return Err(Usage(format!("--call: {field:?} is not {known}")));
