@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 /// Exit codes, shown by `--help`.
 const EXIT_CODES: &str = "Exit codes:
@@ -82,10 +82,10 @@ pub(crate) struct SourceArgs {
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',', env = "DOCKER_DEFAULT_PLATFORM")]
     pub(crate) platform: Vec<String>,
     /// Always ask registries for newer images
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(long, value_name = SWITCH)]
     pub(crate) pull: bool,
     /// Do not use the cache; cache mounts begin empty
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(long, value_name = SWITCH)]
     pub(crate) no_cache: bool,
     /// Do not use the cache for these stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
@@ -137,10 +137,10 @@ pub(crate) struct BuildArgs {
     #[arg(short, long, value_name = "OUTPUT")]
     pub(crate) output: Vec<String>,
     /// Push to the registry: --output=type=registry
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(long, value_name = SWITCH)]
     pub(crate) push: bool,
     /// Load into Docker or podman: --output=type=docker
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(long, value_name = SWITCH)]
     pub(crate) load: bool,
     /// Use a cache that was exported before, or an image with an inline cache: REF, type=registry,ref=…, type=local,src=…
     #[arg(long, value_name = "CACHE")]
@@ -155,7 +155,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "METHOD[,format=json]", default_value = "build")]
     pub(crate) call: String,
     /// Run the build checks only: --call=check
-    #[arg(long, conflicts_with = "call", num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(long, conflicts_with = "call", value_name = SWITCH)]
     pub(crate) check: bool,
     /// How errors and findings are shown: as text, or as JSON, one a line, on standard error
     #[arg(long, value_enum, default_value_t = MessageFormat::Text)]
@@ -167,7 +167,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) metadata_file: Option<PathBuf>,
     /// Print nothing but the image id
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(short, long, value_name = SWITCH)]
     pub(crate) quiet: bool,
     /// Say why each step ran, and where what was cached came from
     #[arg(long)]
@@ -201,19 +201,19 @@ pub(crate) struct ForeignArgs {
     #[arg(long, hide = true)]
     pub(crate) builder: Option<String>,
     /// buildx's own debug messages.
-    #[arg(short = 'D', long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(short = 'D', long, hide = true, value_name = SWITCH)]
     pub(crate) debug: bool,
     /// How the context was sent.
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(long, hide = true, value_name = SWITCH)]
     pub(crate) compress: bool,
     /// What became of intermediate containers.
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(long, hide = true, value_name = SWITCH)]
     pub(crate) rm: bool,
     /// The same after a failure.
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(long, hide = true, value_name = SWITCH)]
     pub(crate) force_rm: bool,
     /// One layer in the end.
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(long, hide = true, value_name = SWITCH)]
     pub(crate) squash: bool,
     /// Kind of container.
     #[arg(long, hide = true)]
@@ -242,6 +242,34 @@ pub(crate) struct ForeignArgs {
     /// Memory nodes.
     #[arg(long, hide = true)]
     pub(crate) cpuset_mems: Option<String>,
+}
+
+/// The value of flags that may have one: `--pull`, `--pull=false`.
+const SWITCH: &str = "BOOL";
+
+/// The arguments of this process; what is wrong with them ends it, as `--help` does.
+pub(crate) fn parse() -> Cli {
+    let mut command = Cli::command();
+    for name in ["build", "plan"] {
+        command = command.mut_subcommand(name, |command| command.mut_args(switch));
+    }
+    let parsed = Cli::from_arg_matches(&command.clone().get_matches());
+    parsed.unwrap_or_else(|error| error.format(&mut command).exit())
+}
+
+/// Lets a flag whose value is called so have one.
+fn switch(arg: clap::Arg) -> clap::Arg {
+    let named = arg.get_value_names().is_some_and(|names| names.iter().any(|name| name.as_str() == SWITCH));
+    if !named || !matches!(arg.get_action(), ArgAction::SetTrue) {
+        return arg;
+    }
+    arg.action(ArgAction::Set)
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_value("false")
+        .hide_default_value(true)
+        .default_missing_value("true")
+        .value_parser(go_bool)
 }
 
 /// Booleans as Go's flags take them.

@@ -12,12 +12,10 @@ mod signals;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
-use crate::args::{Cli, Command, DebugCommand};
+use crate::args::{Command, DebugCommand};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = args::parse();
     bug::guarded(|| {
         let result = match &cli.command {
             Command::Build(args) => commands::build::run(&cli, args),
